@@ -1,0 +1,293 @@
+"""Cells side by side: which is the baseline, which may be compared with it, and how each does at the priced load."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.analysis.config import ReportConfig
+from bench.analysis.cost import cost_per_mtok, cost_per_request
+from bench.analysis.estimate import Estimate, Verdict, judge, ratio
+from bench.analysis.loads import Load, loads_of, reference_load
+from bench.analysis.quality import Loss, loss_of, tasks_by_tag
+from bench.analysis.readings import Reading, absent, read
+from bench.analysis.results import Cell, Results, mapping, text, texts
+from bench.base.errors import UsageError, nearest
+
+UNQUANTIZED = {"F32": 0, "BF16": 1, "F16": 2, "FP16": 2, "NONE": 3}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A relative change against something named, and how it ends; `reason` says why nothing was compared."""
+
+    against: str
+    change: Estimate | None
+    verdict: Verdict
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A cell as a choice. `excluded` says why it is shown but not compared (another model, machine or request mix)."""
+
+    cell: Cell
+    is_baseline: bool
+    throughput: Reading
+    cost: Reading
+    request_cost: Reading
+    loss: Loss
+    speed: Comparison
+    quality: Comparison
+    excluded: str | None = None
+    dominated_by: str | None = None
+    on_frontier: bool = False
+
+    @property
+    def rankable(self) -> bool:
+        """Whether its cost may be ranked."""
+        return self.excluded is None and self.cost.usable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """Everything a report says, before it is formatted."""
+
+    results: Results
+    config: ReportConfig
+    loads: tuple[Load, ...]
+    reference: Load | None
+    baseline: Cell | None
+    candidates: tuple[Candidate, ...]
+    notes: tuple[str, ...]
+
+
+def analyse(results: Results, config: ReportConfig) -> Analysis:
+    """Compare the recorded cells. Raises UsageError when the named baseline or load was not recorded."""
+    cells = results.cells
+    loads = loads_of(cells)
+    reference = reference_load(cells, loads, config.load)
+    baseline = find_baseline(cells, reference, config.baseline)
+    anchor = baseline or next((cell for cell in cells if cell.scenarios or cell.tasks), None)
+    setting = _Setting(config=config, reference=reference, baseline=baseline, anchor=anchor, tasks=tasks_by_tag(cells))
+    candidates = [_candidate(cell, setting) for cell in cells]
+    return Analysis(
+        results=results,
+        config=config,
+        loads=tuple(loads),
+        reference=reference,
+        baseline=baseline,
+        candidates=tuple(mark_frontier(candidates)),
+        notes=tuple(_notes(cells, candidates, baseline, reference)),
+    )
+
+
+def find_baseline(cells: Sequence[Cell], reference: Load | None, wanted: str | None) -> Cell | None:
+    """The baseline cell: of the variant asked for, else the one the run scored against, else an unquantized one.
+
+    Of several, measured cells come first.
+
+    Raises UsageError when the one asked for is unknown.
+    """
+    if wanted is not None:
+        chosen = [cell for cell in cells if wanted in {cell.variant_label, cell.label, cell.key}]
+        if not chosen:
+            known = dict.fromkeys(cell.variant_label for cell in cells)
+            raise UsageError(f"baseline='{wanted}' was not recorded; {nearest(wanted, known)}")
+    else:
+        named = [cell for cell in cells if is_own_baseline(cell)]
+        chosen = named or [cell for cell in cells if precision_rank(cell) is not None]
+
+    def rank(cell: Cell) -> tuple[bool, bool, int]:
+        priced = reference is not None and cell.id in reference.cells
+        return not cell.tasks, not priced, precision_rank(cell) or 0
+
+    return min(chosen, key=rank, default=None)
+
+
+def is_own_baseline(cell: Cell) -> bool:
+    """Whether the run that made the cell scored its variants against this very scheme."""
+    scheme, baseline = mapping(cell.config.get("scheme")), mapping(cell.config.get("baseline"))
+    return bool(scheme) and scheme == baseline
+
+
+def precision_rank(cell: Cell) -> int | None:
+    """How close to full precision an unquantized variant is (0 the closest); None for a quantized one."""
+    scheme = mapping(cell.variant.get("scheme")) or mapping(cell.config.get("scheme"))
+    for name in (text(scheme.get("type")), text(scheme.get("kind")), cell.variant_label):
+        if name is not None and name.upper() in UNQUANTIZED:
+            return UNQUANTIZED[name.upper()]
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Setting:
+    """What all cells of one analysis are compared under; `anchor` is the baseline, else the first measured cell."""
+
+    config: ReportConfig
+    reference: Load | None
+    baseline: Cell | None
+    anchor: Cell | None
+    tasks: Mapping[str, str]
+
+
+def _candidate(cell: Cell, setting: _Setting) -> Candidate:
+    reference, baseline, config = setting.reference, setting.baseline, setting.config
+    excluded = _excluded(cell, setting.anchor or cell, reference)
+    loss = loss_of(cell, baseline, setting.tasks)
+    if reference is None:
+        throughput = absent(cell, "load", "output_throughput", "no load was measured")
+        cost = request_cost = dataclasses.replace(throughput, tag="cost")
+    else:
+        throughput = read(cell, "scenarios", reference.name, "output_throughput")
+        cost = cost_per_mtok(cell, reference.name, config.price)
+        request_cost = cost_per_request(cell, reference.name, config.price)
+    return Candidate(
+        cell=cell,
+        is_baseline=baseline is not None and cell.id == baseline.id,
+        throughput=throughput,
+        cost=cost,
+        request_cost=request_cost,
+        loss=loss,
+        speed=_speed(cell, throughput, setting, excluded),
+        quality=_quality(cell, loss, baseline, excluded, config),
+        excluded=excluded,
+    )
+
+
+def _excluded(cell: Cell, anchor: Cell, reference: Load | None) -> str | None:
+    """Why a measured cell must not be compared with `anchor`, the baseline where there is one."""
+    if not cell.scenarios and not cell.tasks:
+        return None
+    digest, expected = text(cell.model.get("digest")), text(anchor.model.get("digest"))
+    if digest is not None and expected is not None and digest != expected:
+        return f"another model than {anchor.label}"
+    if cell.machine and anchor.machine and cell.machine_id != anchor.machine_id:
+        return f"measured on another machine than {anchor.label}"
+    if reference is not None and cell.id in reference.other_cells:
+        return f"load {reference.name} was asked otherwise than in most cells"
+    return None
+
+
+def compare_throughput(above: Reading, below: Reading, against: str, margin: float) -> Comparison:
+    """Relative change of throughput, independent measurements."""
+    for reading, whose in ((above, "its"), (below, f"{against}'s")):
+        if reading.estimate is None:
+            return Comparison(
+                against=against, change=None, verdict=Verdict.INCONCLUSIVE, reason=f"{whose} figure is missing"
+            )
+        if reading.validity:
+            return Comparison(
+                against=against, change=None, verdict=Verdict.INCONCLUSIVE, reason=f"{whose} figure is not valid"
+            )
+    assert above.estimate is not None
+    assert below.estimate is not None
+    relative = ratio(above.estimate, below.estimate)
+    if relative is None:
+        return Comparison(against=against, change=None, verdict=Verdict.INCONCLUSIVE, reason="a figure is not positive")
+    change = relative.shifted(-1.0)
+    verdict = judge(change, margin=margin, higher_is_better=True)
+    reason = "" if change.has_interval else "there is no interval to judge by"
+    return Comparison(against=against, change=change, verdict=verdict, reason=reason)
+
+
+def _speed(cell: Cell, throughput: Reading, setting: _Setting, excluded: str | None) -> Comparison:
+    baseline, reference = setting.baseline, setting.reference
+    blocked = _blocked(cell, baseline, excluded)
+    if blocked is not None or baseline is None:
+        return blocked or _no_baseline()
+    if reference is None:
+        return dataclasses.replace(_no_baseline(), against=baseline.label, reason="no load was measured")
+    other = read(baseline, "scenarios", reference.name, "output_throughput")
+    return compare_throughput(throughput, other, baseline.label, setting.config.margins.throughput)
+
+
+def _quality(cell: Cell, loss: Loss, baseline: Cell | None, excluded: str | None, config: ReportConfig) -> Comparison:
+    blocked = _blocked(cell, baseline, excluded)
+    if blocked is not None or baseline is None:
+        return blocked or _no_baseline()
+    reading = loss.perplexity_change
+    inconclusive = Comparison(against=baseline.label, change=None, verdict=Verdict.INCONCLUSIVE)
+    if reading.estimate is None:
+        return dataclasses.replace(inconclusive, reason=reading.missing or "not measured")
+    if reading.validity:
+        return dataclasses.replace(inconclusive, reason="the figure is not valid")
+    verdict = judge(reading.estimate, margin=config.margins.perplexity, higher_is_better=False)
+    reason = "" if reading.estimate.has_interval else "there is no interval to judge by"
+    return Comparison(against=baseline.label, change=reading.estimate, verdict=verdict, reason=reason)
+
+
+def _blocked(cell: Cell, baseline: Cell | None, excluded: str | None) -> Comparison | None:
+    if baseline is None:
+        return _no_baseline()
+    if cell.id == baseline.id:
+        return Comparison(against=baseline.label, change=None, verdict=Verdict.EQUIVALENT, reason="it is the baseline")
+    if excluded is not None:
+        return Comparison(against=baseline.label, change=None, verdict=Verdict.INCONCLUSIVE, reason=excluded)
+    return None
+
+
+def _no_baseline() -> Comparison:
+    return Comparison(against="", change=None, verdict=Verdict.INCONCLUSIVE, reason="there is no baseline")
+
+
+def mark_frontier(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Mark who is on the frontier of cost against perplexity change, and who beats those that are not.
+
+    By values; a candidate is dominated when another is no worse on both and better on one. Only usable numbers count.
+    Sorted once, so the work grows as n log n.
+    """
+    eligible = [c for c in candidates if c.rankable and c.loss.perplexity_change.usable]
+    best: Candidate | None = None
+    marks: dict[str, str | None] = {}
+    for candidate in sorted(eligible, key=_cost_then_loss):
+        if best is None or _loss_value(candidate) < _loss_value(best):
+            marks[candidate.cell.id], best = None, candidate
+        elif _cost_then_loss(candidate) == _cost_then_loss(best):
+            marks[candidate.cell.id] = None
+        else:
+            marks[candidate.cell.id] = best.cell.label
+    return [
+        dataclasses.replace(c, on_frontier=marks[c.cell.id] is None, dominated_by=marks[c.cell.id])
+        if c.cell.id in marks
+        else c
+        for c in candidates
+    ]
+
+
+def _loss_value(candidate: Candidate) -> float:
+    estimate = candidate.loss.perplexity_change.estimate
+    assert estimate is not None
+    return estimate.value
+
+
+def _cost_then_loss(candidate: Candidate) -> tuple[float, float]:
+    assert candidate.cost.estimate is not None
+    return candidate.cost.estimate.value, _loss_value(candidate)
+
+
+def _notes(
+    cells: Sequence[Cell], candidates: Sequence[Candidate], baseline: Cell | None, reference: Load | None
+) -> list[str]:
+    """What a reader must know before believing a comparison."""
+    measured = [cell for cell in cells if cell.scenarios or cell.tasks]
+    notes = [f"About the model: {note}" for cell in measured for note in texts(cell.model.get("notes"))]
+    notes += [
+        f"{cell.variant_label}: {warning}" for cell in measured for warning in texts(cell.variant.get("warnings"))
+    ]
+    if measured and not any(cell.has_gpu for cell in measured) and any(cell.machine for cell in measured):
+        notes.append("Measured on a CPU: the order of formats by speed does not carry over to GPUs.")
+    if len({cell.machine_id for cell in measured if cell.machine}) > 1:
+        notes.append("Cells come from different machines; one price is applied to all, and only one machine is ranked.")
+    if baseline is None and measured:
+        notes.append("There is no unquantized variant to compare with, so no loss can be stated.")
+    excluded = [c for c in candidates if c.excluded is not None]
+    if excluded:
+        notes.append(
+            f"{len(excluded)} cell{'' if len(excluded) == 1 else 's'} shown but not compared: {excluded[0].excluded}"
+            f"{' and other reasons' if len({c.excluded for c in excluded}) > 1 else ''}."
+        )
+    if reference is None and measured:
+        notes.append("No load was measured, so there is no speed and no cost.")
+    return list(dict.fromkeys(notes))

@@ -1,0 +1,123 @@
+"""The tidy table: one row per cell, source (scenario, task, cost …) and metric. Missing is empty, never 0."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from bench.analysis.candidates import Analysis
+from bench.analysis.cost import cost_per_mtok, cost_per_request
+from bench.analysis.readings import PARTIAL, Reading
+from bench.analysis.results import STATISTICS, Cell, Measurement, text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = (
+    "run",
+    "cell_key",
+    "cell",
+    "variant",
+    "engine",
+    "model",
+    "status",
+    "kind",
+    "source",
+    "metric",
+    "unit",
+    *STATISTICS,
+    "n",
+    "lo",
+    "hi",
+    "validity",
+)
+
+
+def tidy(analysis: Analysis) -> pd.DataFrame:
+    """Every figure of every cell as a data frame with the columns of `COLUMNS`.
+
+    `lo` and `hi` are the 95 % interval of `value`, or of `p50` where there is no `value`; `validity` joins reason codes
+    with a space and is empty for a valid number. A cell without figures has one row with an empty metric.
+    """
+    import pandas as pd
+
+    frame = pd.DataFrame(list(_rows(analysis)), columns=list(COLUMNS))
+    numeric = [*STATISTICS, "n", "lo", "hi"]
+    return frame.astype(dict.fromkeys(numeric, "float64"))
+
+
+def _rows(analysis: Analysis) -> Iterator[dict[str, Any]]:
+    price = analysis.config.price
+    for candidate in analysis.candidates:
+        cell = candidate.cell
+        identity = {
+            "run": cell.run,
+            "cell_key": cell.key,
+            "cell": cell.label,
+            "variant": cell.variant_label,
+            "engine": cell.engine_kind,
+            "model": text(cell.model.get("name")),
+            "status": cell.status,
+        }
+        rows: list[dict[str, Any] | None] = [*_measured(cell)]
+        for name in cell.scenarios:
+            priced = (cost_per_mtok(cell, name, price), cost_per_request(cell, name, price))
+            rows += [_reading_row("cost", reading) for reading in priced]
+        rows.append(_reading_row("comparison", candidate.loss.perplexity_change))
+        rows += _facts(cell)
+        present = [row for row in rows if row is not None]
+        yield from ({**identity, **row} for row in present or [{}])
+
+
+def _measured(cell: Cell) -> Iterator[dict[str, Any]]:
+    for kind, children in (("scenario", cell.scenarios), ("task", cell.tasks)):
+        for child in children.values():
+            yield from _metric_rows(kind, child)
+
+
+def _metric_rows(kind: str, child: Measurement) -> Iterator[dict[str, Any]]:
+    partial = (PARTIAL,) if child.status == PARTIAL else ()
+    for metric in child.metrics.values():
+        yield {
+            "kind": kind,
+            "source": child.name,
+            "metric": metric.tag,
+            "unit": metric.unit,
+            **metric.statistics,
+            "n": metric.n,
+            "lo": metric.lo,
+            "hi": metric.hi,
+            "validity": " ".join(dict.fromkeys([*metric.validity, *partial])),
+        }
+
+
+def _reading_row(kind: str, reading: Reading) -> dict[str, Any] | None:
+    if reading.estimate is None:
+        return None
+    return {
+        "kind": kind,
+        "source": reading.source,
+        "metric": reading.tag,
+        "unit": reading.unit,
+        "value": reading.estimate.value,
+        "lo": reading.estimate.lo,
+        "hi": reading.estimate.hi,
+        "validity": " ".join(reading.validity),
+    }
+
+
+def _facts(cell: Cell) -> Iterator[dict[str, Any]]:
+    facts: Mapping[str, tuple[float | None, str]] = {
+        "size_bytes": (cell.size_bytes, "bytes"),
+        "effective_bits_per_weight": (cell.bits_per_weight, "bits"),
+    }
+    for metric, (value, unit) in facts.items():
+        if value is not None:
+            yield {
+                "kind": "variant",
+                "source": "files",
+                "metric": metric,
+                "unit": unit,
+                "value": value,
+                "validity": "",
+            }

@@ -1,0 +1,198 @@
+"""What each working command does, once its arguments are parsed. Thin: the rooms below do the work."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.base.compose import compose, load_plugins
+from bench.base.errors import UsageError
+from bench.cli.show import Display
+
+if TYPE_CHECKING:
+    from bench.pipeline.run import CellOutcome, RunOutcome
+    from bench.plan.plan import Plan
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """`quantbench run`: every stage of every cell, then the report."""
+    from bench.pipeline.report import report_overrides, write_report
+
+    for_report, overrides = report_overrides(arguments.overrides)
+    return _run(arguments, overrides, finish=lambda outcome, display: write_report(outcome, for_report, display))
+
+
+def quantize(arguments: argparse.Namespace) -> int:
+    """`quantbench quantize`: make and accept the variants."""
+    from bench.pipeline.context import Stages
+
+    def finish(outcome: RunOutcome, display: Display) -> None:
+        display.table("variant", _VARIANT_COLUMNS, [_variant_row(cell) for cell in outcome.cells])
+
+    return _run(arguments, arguments.overrides, finish=finish, stages=Stages(load=False, evaluate=False))
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """`quantbench evaluate`: quality only."""
+    from bench.pipeline.context import Stages
+
+    def finish(outcome: RunOutcome, display: Display) -> None:
+        display.table(
+            "quality", _QUALITY_COLUMNS, [row for cell in outcome.cells for row in _quality_rows(outcome, cell)]
+        )
+
+    return _run(arguments, arguments.overrides, finish=finish, stages=Stages(load=False))
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """`quantbench serve`: one variant until interrupted, or just its command line."""
+    from bench.pipeline.serve import print_command, serving
+
+    display = _prepare(arguments)
+    plan = _plan(arguments, arguments.overrides)
+    if len(plan.cells) != 1:
+        raise UsageError(f"serve takes one variant, these overrides give {len(plan.cells)}; name one with scheme=NAME")
+    config = plan.cells[0].config
+    assert config is not None, "a plan of one cell composes"
+    if arguments.print_only:
+        line, env = print_command(config, port=arguments.port)
+        display.result(line, command=line, secret_environment=sorted(env))
+        return 0
+    api_key = os.environ.get("QUANTBENCH_API_KEY") or secrets.token_urlsafe(24)
+    with serving(config, port=arguments.port, api_key=api_key, progress=display.progress()) as endpoint:
+        display.result(
+            f"serving {endpoint.model} at {endpoint.url}/v1 (key in {endpoint.key_file}); Ctrl-C stops it",
+            url=endpoint.url,
+            model=endpoint.model,
+            key_file=str(endpoint.key_file),
+        )
+        endpoint.wait()
+    return 0
+
+
+def load(arguments: argparse.Namespace) -> int:
+    """`quantbench load`: load any endpoint and record it."""
+    from bench.load.command import run_load
+    from bench.load.config import LoadRunConfig
+
+    display = _prepare(arguments)
+    config = compose("load", arguments.overrides, LoadRunConfig)
+    summary = run_load(config, display.progress())
+    rows = [_metric_row(tag, metric) for tag, metric in summary["metrics"].items()]
+    display.table("metric", ("metric", "unit", "value or p50", "p99", "n", "validity"), rows)
+    for kind, count in summary["errors"].items():
+        display.result(f"errors: {count} x {kind}", error=kind, count=count)
+    display.result(f"recorded in {config.out}", out=str(config.out))
+    return 1 if summary["errors"] else 0
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """`quantbench report`: write the report of recorded runs."""
+    from bench.pipeline.report import build
+
+    display = _prepare(arguments)
+    directories = [Path(word) for word in arguments.arguments if "=" not in word]
+    overrides = [word for word in arguments.arguments if "=" in word]
+    if not directories:
+        raise UsageError("report: name at least one run folder, such as results/quickstart")
+    path = build(directories, overrides, out=arguments.out, progress=display.progress())
+    display.result(f"report: {path}", report=str(path))
+    return 0
+
+
+def _run(arguments: argparse.Namespace, overrides: Sequence[str], *, finish: Any, **options: Any) -> int:
+    display = _prepare(arguments)
+    plan = _plan(arguments, overrides)
+    if arguments.dry_run:
+        _show_plan(plan, display)
+        return 0
+
+    from bench.pipeline.run import run_plan
+    from bench.store.run import Status
+
+    command = ["quantbench", arguments.command, *arguments.overrides]
+    default_out = None if arguments.command == "run" else Path("results") / f"{arguments.command}-{plan.name}"
+    outcome = run_plan(plan, progress=display.progress(), command=command, default_out=default_out, **options)
+    finish(outcome, display)
+    for cell in outcome.cells:
+        if cell.status is Status.FAILED:
+            failure = cell.record.get("failure") or {}
+            display.result(
+                f"failed: {cell.label}: {failure.get('stage')}: {failure.get('message')}", cell=cell.label, **failure
+            )
+            display.log_tail(str(failure.get("log_tail") or ""))
+        elif cell.status is Status.UNSUPPORTED:
+            reason = cell.record.get("unsupported_reason") or "its overrides do not compose"
+            display.result(f"unsupported: {cell.label}: {reason}", cell=cell.label, reason=reason)
+    return 1 if outcome.failed else 0
+
+
+def _prepare(arguments: argparse.Namespace) -> Display:
+    """Everything that registers configs, then the display."""
+    from bench.pipeline.schemas import register_all
+
+    register_all()
+    load_plugins(arguments.plugin)
+    return Display(quiet=arguments.quiet, json_lines=arguments.json_lines)
+
+
+def _plan(arguments: argparse.Namespace, overrides: Sequence[str]) -> Plan:
+    from bench.plan.plan import plan
+
+    return plan(overrides, multirun=getattr(arguments, "multirun", False))
+
+
+def _show_plan(plan: Plan, display: Display) -> None:
+    rows = []
+    for spec in plan.cells:
+        if spec.config is None:
+            rows.append((spec.label, "-", "-", "-", f"unsupported: {spec.error}"))
+            continue
+        config = spec.config
+        rows.append((spec.label, config.model.kind, ", ".join(config.scenarios), ", ".join(config.tasks), "planned"))
+    display.table("cell", ("cell", "model", "scenarios", "tasks", "status"), rows)
+
+
+_VARIANT_COLUMNS = ("variant", "size MB", "bits/weight", "accepted", "divergence", "key")
+_QUALITY_COLUMNS = ("cell", "task", "metric", "value", "low", "high")
+
+
+def _variant_row(cell: CellOutcome) -> tuple[str, ...]:
+    variant, acceptance = cell.record.get("variant") or {}, cell.record.get("acceptance") or {}
+    return (
+        str(variant.get("label", cell.label)),
+        _number(variant.get("size_bytes"), 1e-6),
+        _number(variant.get("effective_bits_per_weight")),
+        str(acceptance.get("verdict", "-")),
+        _number(acceptance.get("mean_divergence")),
+        str(variant.get("key", "-")),
+    )
+
+
+def _quality_rows(outcome: RunOutcome, cell: CellOutcome) -> list[tuple[str, ...]]:
+    from bench.base.files import read_json
+
+    rows: list[tuple[str, ...]] = []
+    for name, entry in (cell.record.get("tasks") or {}).items():
+        path = outcome.directory / "cells" / str(cell.record["key"]) / entry["path"] / "summary.json"
+        if entry["status"] != "complete" or not path.is_file():
+            continue
+        for tag, metric in read_json(path)["metrics"].items():
+            low, high = _number(metric.get("lo")), _number(metric.get("hi"))
+            rows.append((cell.label, name, tag, _number(metric.get("value")), low, high))
+    return rows
+
+
+def _metric_row(tag: str, metric: dict[str, Any]) -> tuple[str, ...]:
+    value = metric.get("value", metric.get("p50"))
+    n = metric.get("n")
+    validity = ", ".join(metric["validity"]) or "valid"
+    return tag, str(metric["unit"]), _number(value), _number(metric.get("p99")), "-" if n is None else str(n), validity
+
+
+def _number(value: float | None, scale: float = 1.0) -> str:
+    return "-" if value is None else f"{value * scale:.6g}"

@@ -1,0 +1,161 @@
+"""The command line: argparse for commands and flags, Hydra's grammar for what follows them.
+
+Exit codes: 0 complete (unsupported cells allowed), 1 something failed, 2 usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from bench._version import __version__
+from bench.base.errors import QuantbenchError, UsageError, nearest
+
+EXIT_INTERRUPTED = 130
+
+_OVERRIDES = "config overrides, such as model=smollm2 scheme=gguf_q8_0 engine.threads=4"
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse's own errors in our form: one line, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    common = argparse.ArgumentParser(add_help=False)
+    shown = common.add_argument_group("output")
+    shown.add_argument("--quiet", action="store_true", help="print results and errors only")
+    shown.add_argument("--json-lines", action="store_true", help="print progress and results as JSON lines on stdout")
+    extended = common.add_argument_group("extension")
+    extended.add_argument("--plugin", action="append", default=[], metavar="MODULE", help="import a plugin module")
+    extended.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder searched beside the shipped conf/")
+
+    parser: argparse.ArgumentParser = _Parser(
+        prog="quantbench",
+        allow_abbrev=False,
+        description="Which quantization of this model, on which engine, on which hardware, "
+        "at what quality, speed and cost?",
+    )
+    parser.add_argument("--version", action="version", version=f"quantbench {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, help_text: str, *, overrides: bool = True) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help_text, description=help_text, parents=[common], allow_abbrev=False)
+        if overrides:
+            command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=_OVERRIDES)
+        return command
+
+    run = add("run", "quantize, accept, serve, load, evaluate, record and report every cell of an experiment")
+    run.add_argument("-m", "--multirun", action="store_true", help="comma lists in overrides become a product")
+    run.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    quantize = add("quantize", "make and accept the variants, and stop there")
+    quantize.add_argument("-m", "--multirun", action="store_true", help="comma lists in overrides become a product")
+    quantize.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    serve = add("serve", "serve one variant until interrupted")
+    serve.add_argument("--print", action="store_true", dest="print_only", help="print the command line and stop")
+    serve.add_argument("--port", type=int, help="listen here instead of on a free port")
+    add("load", "drive load against any OpenAI-compatible endpoint and record it")
+    evaluate = add("evaluate", "measure the quality of the variants, without load")
+    evaluate.add_argument("-m", "--multirun", action="store_true", help="comma lists in overrides become a product")
+    evaluate.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    report = add("report", "write the report of recorded runs", overrides=False)
+    report.add_argument("arguments", nargs="+", metavar="DIR|KEY=VALUE", help="run folders, then overrides (price=…)")
+    report.add_argument("--out", type=Path, help="folder of the report (default: reports/<run>)")
+    toolchain = add("toolchain", "list, install, verify, remove or locate the isolated environments", overrides=False)
+    toolchain.add_argument("action", choices=["list", "install", "verify", "remove", "path"])
+    toolchain.add_argument("name", nargs="?", help="a toolchain, such as llama_cpp")
+    toolchain.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as toolchain.accelerator=cuda")
+    add("doctor", "check this machine: compiler, disk, memory, GPU, toolchains", overrides=False)
+    add("version", "print the version and where this copy comes from", overrides=False)
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command; returns the exit code. Errors raised on purpose become one line on stderr."""
+    try:
+        arguments = _parse(argv)
+        if arguments.config_dir is not None:
+            os.environ["QUANTBENCH_CONFIG_DIR"] = str(arguments.config_dir)
+        # A polite kill keeps what was measured, as Ctrl-C does.
+        signal.signal(signal.SIGTERM, _interrupt)
+        return _handler(arguments.command)(arguments)
+    except KeyboardInterrupt:
+        print(
+            "quantbench: interrupted; what was measured is kept, the same command goes on from there", file=sys.stderr
+        )
+        return EXIT_INTERRUPTED
+    except QuantbenchError as error:
+        print(f"quantbench: {error}", file=sys.stderr)
+        log_tail = getattr(error, "log_tail", "")
+        if log_tail:
+            print(_indented(log_tail), file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader of our output went away (`quantbench … | head`): nothing is wrong here.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def console() -> NoReturn:
+    """The console script."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Overrides may stand before and after flags."""
+    parser = build_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    flags = [word for word in rest if word.startswith("-")]
+    if flags:
+        known = [option for action in _actions(parser, arguments.command) for option in action.option_strings]
+        raise UsageError(f"{arguments.command}: unknown option {flags[0]}; {nearest(flags[0], known)}")
+    if rest:
+        name = "overrides" if hasattr(arguments, "overrides") else "arguments"
+        if not hasattr(arguments, name):
+            raise UsageError(f"{arguments.command}: unexpected {rest[0]!r}; see quantbench {arguments.command} --help")
+        getattr(arguments, name).extend(rest)
+    for override in getattr(arguments, "overrides", []):
+        if "=" not in override and not override.startswith("~"):
+            raise UsageError(f"{arguments.command}: '{override}' is not KEY=VALUE")
+    return arguments
+
+
+def _actions(parser: argparse.ArgumentParser, command: str) -> list[argparse.Action]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            chosen: argparse.ArgumentParser = action.choices[command]
+            return chosen._actions
+    return []
+
+
+def _handler(command: str) -> Callable[[argparse.Namespace], int]:
+    from bench.cli import commands, inspection
+
+    handlers: dict[str, Callable[[argparse.Namespace], int]] = {
+        "run": commands.run,
+        "quantize": commands.quantize,
+        "serve": commands.serve,
+        "load": commands.load,
+        "evaluate": commands.evaluate,
+        "report": commands.report,
+        "toolchain": inspection.toolchain,
+        "doctor": inspection.doctor,
+        "version": inspection.version,
+    }
+    return handlers[command]
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())

@@ -1,0 +1,112 @@
+"""How progress and results look: a live line on a terminal, plain lines in a log, JSON lines for machines."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+from bench.base.progress import Progress, ProgressEvent
+
+_PLAIN_EVERY_S = 5.0
+_LOG_LINES = 15
+
+
+class Display:
+    """Where a command's progress (stderr) and results (stdout) go."""
+
+    def __init__(self, *, quiet: bool, json_lines: bool, out: TextIO | None = None, err: TextIO | None = None) -> None:
+        self._quiet = quiet
+        self._json = json_lines
+        self._out = out or sys.stdout
+        self._err = err or sys.stderr
+        self._live = self._err.isatty() and not json_lines
+        self._stage_started: dict[tuple[str, str | None], float] = {}
+        self._last_line = 0.0
+        self._live_width = 0
+
+    def progress(self) -> Progress:
+        """A progress that draws here."""
+        return Progress(sink=self._show)
+
+    def result(self, text: str, **fields: Any) -> None:
+        """A result: a line of text, or its fields as one JSON line."""
+        self._clear_live()
+        if self._json:
+            print(json.dumps({"event": "result", **fields}, default=str), file=self._out, flush=True)
+        else:
+            print(text, file=self._out, flush=True)
+
+    def log_tail(self, text: str) -> None:
+        """The last lines of the log that tells why something failed, for people; JSON results carry it already."""
+        lines = text.splitlines()[-_LOG_LINES:]
+        if lines and not self._json:
+            print("\n".join(f"    {line}" for line in lines), file=self._err, flush=True)
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A small table, or one JSON line a row."""
+        self._clear_live()
+        if self._json:
+            for row in rows:
+                record: Mapping[str, Any] = dict(zip(columns, row, strict=True))
+                print(json.dumps({"event": name, **record}), file=self._out, flush=True)
+            return
+        widths = [
+            max(len(column), *(len(row[i]) for row in rows)) if rows else len(column)
+            for i, column in enumerate(columns)
+        ]
+        for row in (columns, *rows):
+            print(
+                "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), file=self._out
+            )
+        self._out.flush()
+
+    def _show(self, event: ProgressEvent) -> None:
+        if self._json:
+            fields = {name: value for name, value in vars(event).items() if value is not None}
+            print(json.dumps({"event": "progress", **fields}), file=self._out, flush=True)
+        elif not self._quiet:
+            self._show_text(event)
+
+    def _show_text(self, event: ProgressEvent) -> None:
+        where = event.stage if event.cell is None else f"{event.cell} | {event.stage}"
+        if event.done is None:
+            self._clear_live()
+            print(f"{where}: {event.message}", file=self._err, flush=True)
+            return
+        now = time.monotonic()
+        key = (event.stage, event.cell)
+        if event.done == 0 or key not in self._stage_started:
+            self._stage_started[key] = now
+        line = f"{where}: {_amount(event)}{_time_left(event, now - self._stage_started[key])}"
+        finished = event.total is not None and event.done >= event.total
+        if self._live:
+            self._clear_live()
+            end = "\n" if finished else "\r"
+            print(line, file=self._err, end=end, flush=True)
+            self._live_width = 0 if finished else len(line)
+        elif finished or now - self._last_line >= _PLAIN_EVERY_S:
+            self._last_line = now
+            print(line, file=self._err, flush=True)
+        if finished:
+            self._stage_started.pop(key, None)
+
+    def _clear_live(self) -> None:
+        if self._live_width:
+            print(" " * self._live_width, file=self._err, end="\r", flush=True)
+            self._live_width = 0
+
+
+def _amount(event: ProgressEvent) -> str:
+    total = "" if event.total is None else f"/{event.total}"
+    message = f" {event.message}" if event.message else ""
+    return f"{event.done}{total} {event.unit or ''}{message}".rstrip()
+
+
+def _time_left(event: ProgressEvent, elapsed_s: float) -> str:
+    if not event.done or event.total is None or event.done >= event.total or elapsed_s < 1:
+        return ""
+    left_s = round(elapsed_s * (event.total - event.done) / event.done)
+    return f", about {left_s // 60}:{left_s % 60:02d} left"

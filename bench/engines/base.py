@@ -1,0 +1,186 @@
+"""What every engine is: a config, a support answer, a command line, and words for what goes wrong.
+
+An engine is one module in this package (or a plugin): a config dataclass registered with `schema("engine", kind)`
+beside a light class registered with `engine(kind)`. Nothing else of the harness names engines.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+from bench.base.errors import FailureKind, UsageError, nearest
+from bench.base.schema import not_identity
+from bench.base.validity import Reason
+
+if TYPE_CHECKING:
+    from bench.engines.scoring import Scorer
+    from bench.toolchains.toolchain import Toolchain
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Settings every engine has. Lengths are in tokens, deadlines in seconds.
+
+    Engines derive from this and give `kind`; what an engine cannot do it refuses in `support`.
+    """
+
+    kind: str = "?"
+    toolchain: str = ""
+    max_model_len: int = 2048
+    max_sequences: int = 4
+    threads: int | None = None
+    extra_args: list[str] = field(default_factory=list)
+    start_timeout_s: float = not_identity(300.0)
+    stop_grace_s: float = not_identity(5.0)
+
+    def __post_init__(self) -> None:
+        for name in ("max_model_len", "max_sequences"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"engine.{name}={getattr(self, name)} must be at least 1")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"engine.threads={self.threads} must be at least 1, or null for the engine's default")
+        if self.start_timeout_s <= 0:
+            raise ValueError(f"engine.start_timeout_s={self.start_timeout_s} must be positive")
+
+
+class SupportAnswer(StrEnum):
+    """Whether an engine serves a format here."""
+
+    YES = "yes"
+    NO = "no"
+    UNVERIFIED = "unverified"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Support:
+    """A typed answer with its reason (empty only for yes)."""
+
+    answer: SupportAnswer
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """What an engine is asked to serve: a GGUF file or an HF directory, under a name."""
+
+    format: str
+    path: Path
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """Where a server shall listen. The key travels in the environment, never in the command line."""
+
+    host: str
+    port: int
+    api_key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A command line, with the variables that are set for it. `secret_env` is never recorded."""
+
+    argv: Sequence[str]
+    env: Mapping[str, str] = field(default_factory=dict)
+    secret_env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogPattern:
+    """A line in an engine's log that tells why it failed, and what the user can do."""
+
+    pattern: re.Pattern[str]
+    kind: FailureKind
+    advice: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerCounters:
+    """The engine's own running totals, in tokens; None where it does not count."""
+
+    prompt_tokens: int | None
+    generation_tokens: int | None
+
+
+class Engine:
+    """The launcher side of an engine; stateless. Subclasses fill the class variables and the methods that raise."""
+
+    kind: ClassVar[str]
+    config_class: ClassVar[type[EngineConfig]]
+    health_path: ClassVar[str] = "/health"
+    metrics_path: ClassVar[str | None] = None
+    prompt_counter: ClassVar[str | None] = None
+    generation_counter: ClassVar[str | None] = None
+    log_patterns: ClassVar[Sequence[LogPattern]] = ()
+
+    def support(self, config: EngineConfig, model_format: str) -> Support:
+        """Whether this engine serves `model_format` with these settings on this machine."""
+        raise NotImplementedError
+
+    def command(self, config: EngineConfig, model: ServedModel, launch: Launch, toolchain: Toolchain | None) -> Command:
+        """The exact command line. `toolchain` is None when it only has to be shown."""
+        raise NotImplementedError
+
+    def scoring_toolchain(self, config: EngineConfig) -> str:
+        """The toolchain whose build scores quality for this engine: the serving one, where that can score."""
+        return config.toolchain
+
+    def scorer(self, config: EngineConfig, toolchain: Toolchain) -> Scorer:
+        """How quality is scored, in `toolchain`; raises UsageError where this engine has no way to score."""
+        raise UsageError(f"engine '{config.kind}' cannot score quality yet: leave the tasks out")
+
+    def scoring_reasons(self, config: EngineConfig) -> Sequence[Reason]:
+        """What is to be said of every quality figure, because of how it was scored."""
+        return ()
+
+
+EngineType = TypeVar("EngineType", bound=type[Engine])
+
+_ENGINES: dict[str, type[Engine]] = {}
+
+
+def engine(kind: str) -> Callable[[EngineType], EngineType]:
+    """Register an engine under `kind`; raises ValueError when the name is taken."""
+
+    def register(cls: EngineType) -> EngineType:
+        held = _ENGINES.get(kind)
+        if held is not None and (held.__module__, held.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ValueError(f"engine '{kind}' is registered twice: {held.__qualname__}, {cls.__qualname__}")
+        cls.kind = kind
+        _ENGINES[kind] = cls
+        return cls
+
+    return register
+
+
+def engine_of(config: EngineConfig) -> Engine:
+    """The engine a config is for; raises UsageError listing what exists."""
+    discover()
+    cls = _ENGINES.get(config.kind)
+    if cls is None:
+        raise UsageError(f"engine.kind='{config.kind}' is unknown; {nearest(config.kind, _ENGINES)}")
+    return cls()
+
+
+def engine_kinds() -> list[str]:
+    """The kinds of all registered engines."""
+    discover()
+    return sorted(_ENGINES)
+
+
+def discover() -> None:
+    """Import every module of this package, so that each registers its engine and its schema."""
+    import importlib
+    import pkgutil
+
+    import bench.engines
+
+    for module in pkgutil.iter_modules(bench.engines.__path__):
+        if not module.ispkg:
+            importlib.import_module(f"bench.engines.{module.name}")

@@ -1,0 +1,83 @@
+"""llama.cpp's server out of the portable xllamacpp wheel: no compiler needed, but another build scores."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from bench.base.errors import UsageError
+from bench.base.schema import schema
+from bench.base.validity import Reason
+from bench.engines.base import Command, Engine, EngineConfig, Launch, LogPattern, ServedModel, Support, engine
+from bench.engines.llama_cpp import LOG_PATTERNS, gguf_only
+
+if TYPE_CHECKING:
+    from bench.engines.scoring import Scorer
+    from bench.toolchains.toolchain import Toolchain
+
+_SERVER = Path(__file__).with_name("workers") / "xllamacpp_server.py"
+
+
+@schema("engine", "xllamacpp")
+@dataclass(frozen=True, kw_only=True)
+class XllamacppConfig(EngineConfig):
+    """Settings of the xllamacpp server; the same meaning as for llama_cpp."""
+
+    kind: str = "xllamacpp"
+    toolchain: str = "xllamacpp"
+    gpu_layers: int = 0
+    cache_ram_mib: int = 0
+
+
+@engine("xllamacpp")
+class Xllamacpp(Engine):
+    """`xllamacpp.Server` in a process of its own."""
+
+    config_class = XllamacppConfig
+    metrics_path = "/metrics"
+    prompt_counter = "llamacpp:prompt_tokens"
+    generation_counter = "llamacpp:tokens_predicted"
+    log_patterns: ClassVar[Sequence[LogPattern]] = LOG_PATTERNS
+
+    def support(self, config: EngineConfig, model_format: str) -> Support:
+        """GGUF only."""
+        return gguf_only("xllamacpp", model_format)
+
+    def command(self, config: EngineConfig, model: ServedModel, launch: Launch, toolchain: Toolchain | None) -> Command:
+        """The worker script with its settings as one JSON argument; raises UsageError on `extra_args`."""
+        assert isinstance(config, XllamacppConfig)
+        if config.extra_args:
+            raise UsageError("engine.extra_args: xllamacpp has no command line; use engine=llama_cpp for extra flags")
+        settings = {
+            "model": str(model.path),
+            "alias": model.name,
+            "host": launch.host,
+            "port": launch.port,
+            "n_ctx": config.max_model_len * config.max_sequences,
+            "n_parallel": config.max_sequences,
+            "n_threads": config.threads,
+            "n_gpu_layers": config.gpu_layers,
+            "cache_ram_mib": config.cache_ram_mib,
+        }
+        program = "python" if toolchain is None else str(toolchain.python)
+        return Command(
+            argv=[program, "-I", str(_SERVER), json.dumps(settings)],
+            secret_env={"XLLAMACPP_API_KEY": launch.api_key},
+        )
+
+    def scoring_toolchain(self, config: EngineConfig) -> str:
+        """The wheel gives no logits: the native build scores."""
+        return "llama_cpp"
+
+    def scorer(self, config: EngineConfig, toolchain: Toolchain) -> Scorer:
+        """The native build's scorer."""
+        from bench.engines.llama_cpp_scoring import LlamaCppScorer
+
+        return LlamaCppScorer(toolchain)
+
+    def scoring_reasons(self, config: EngineConfig) -> Sequence[Reason]:
+        """Another build serves than scores."""
+        return (Reason.SCORING_BUILD_DIFFERS,)

@@ -1,0 +1,339 @@
+"""The client loop: one epoll, non-blocking keep-alive connections, every read stamped, every exchange ended.
+
+Per read it does: receive into the recording, note the time, walk the framing. What the bytes mean is found out later.
+"""
+
+from __future__ import annotations
+
+import select
+import ssl
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from select import EPOLLIN, EPOLLOUT
+from time import monotonic_ns
+
+from bench.base.clock import NS_PER_MS, NS_PER_S
+from bench.load import segments
+from bench.load.clockmap import sample_pair
+from bench.load.connection import Connection, Dial, State
+from bench.load.framing import BadHttp
+from bench.load.outcome import GONE, End, ErrorKind
+from bench.load.schedule import Arrivals
+from bench.load.stamps import Reader
+from bench.load.timer import Timer
+
+TICK_NS = 50 * NS_PER_MS
+IDLE_NS = 4 * NS_PER_S
+"""Servers close idle connections after 5 s and more; younger ones are safe to use again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deadlines:
+    """How long each part of an exchange may take, ns."""
+
+    connect_ns: int
+    first_token_ns: int
+    stall_ns: int
+    total_ns: int
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """Counts for the live view and the circuit breaker."""
+
+    done: int = 0
+    failed: int = 0
+    in_flight: int = 0
+    refused_in_row: int = 0
+    gone_in_row: int = 0
+    stale: int = 0
+    """Kept-alive connections that the server had closed without an answer; those requests were sent again."""
+    busiest_ns: int = 0
+    """The longest time between two waits for events: how late a read could be."""
+
+
+class Client:
+    """Sends what `arrivals` says and records what comes back.
+
+    `request_bytes(slot)` gives the whole request. `on_tick(now_ns)` is called about every 50 ms.
+    """
+
+    def __init__(
+        self,
+        *,
+        dial: Dial,
+        reader: Reader,
+        record: segments.SegmentWriter,
+        deadlines: Deadlines,
+        request_bytes: Callable[[int], bytes],
+        breaker: int,
+        on_tick: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self.tally = Tally()
+        self.broken = False
+        self._dial = dial
+        self._reader = reader
+        self._record = record
+        self._deadlines = deadlines
+        self._request_bytes = request_bytes
+        self._breaker = breaker
+        self._on_tick = on_tick
+        self._epoll = select.epoll()
+        self._timer = Timer()
+        self._epoll.register(self._timer.fd, EPOLLIN)
+        self._active: dict[int, Connection] = {}
+        self._idle: deque[Connection] = deque()
+        self._by_fd: dict[int, Connection] = {}
+        self._retired: list[Connection] = []
+        self._stopping = False
+        self._keep = True
+        self._launching = False
+        self._next_tick_ns = 0
+        self._next_pair_ns = 0
+        self._arrivals: Arrivals | None = None
+
+    def watch(self, descriptor: int, on_readable: Callable[[], None]) -> None:
+        """Call `on_readable` from the loop whenever `descriptor` is readable."""
+        self._epoll.register(descriptor, EPOLLIN)
+        self._watched = (descriptor, on_readable)
+
+    def stop(self) -> None:
+        """Send nothing more and cancel what is in flight."""
+        self._stopping = True
+        if self._arrivals is not None:
+            self._arrivals.stop()
+
+    def wait(self) -> None:
+        """Handle one round of events without any arrivals (between phases)."""
+        self._round(monotonic_ns())
+
+    def run(self, arrivals: Arrivals) -> None:
+        """Until `arrivals` has nothing more and nothing is in flight."""
+        self._arrivals = arrivals
+        if self._stopping or self.broken:
+            arrivals.stop()
+        now = monotonic_ns()
+        while True:
+            self._launch(now)
+            if self._stopping:
+                for connection in list(self._active.values()):
+                    self._end(connection, End.cancelled, monotonic_ns(), reuse=False)
+            if not self._active and arrivals.next_due_ns() is None:
+                break
+            now = self._round(now)
+        self._arrivals = None
+        self._sample_clock()
+
+    def close(self) -> None:
+        for connection in [*self._by_fd.values(), *self._retired]:
+            connection.close()
+        self._epoll.close()
+        self._timer.close()
+
+    def _round(self, now: int) -> int:
+        """Wait for events and handle them; the time afterwards."""
+        due = self._arrivals.next_due_ns() if self._arrivals is not None else None
+        if now >= self._next_tick_ns:
+            self._tick(now)
+        self._timer.arm(self._next_tick_ns if due is None else min(due, self._next_tick_ns))
+        events = self._epoll.poll()
+        woken = monotonic_ns()
+        by_fd = self._by_fd
+        for descriptor, mask in events:
+            connection = by_fd.get(descriptor)
+            if connection is not None:
+                if connection.state == State.receiving:
+                    self._receive(connection)
+                else:
+                    self._advance(connection, mask)
+            elif descriptor == self._timer.fd:
+                self._timer.acknowledge()
+            elif descriptor == self._watched[0]:
+                self._watched[1]()
+        for connection in self._retired:
+            connection.close()
+        self._retired.clear()
+        now = monotonic_ns()
+        self.tally.busiest_ns = max(self.tally.busiest_ns, now - woken)
+        return now
+
+    # ---- beginning an exchange
+
+    def _launch(self, now: int) -> None:
+        """Send everything that is due. Ends of exchanges call this again, hence the guard."""
+        if self._launching or self._arrivals is None:
+            return
+        self._launching = True
+        try:
+            while (request := self._arrivals.take(now)) is not None:
+                slot, scheduled_ns = request
+                taken_ns = monotonic_ns()
+                self._record.mark(segments.START, slot, taken_ns, stamp=segments.PAIR.pack(scheduled_ns, 0))
+                self.tally.in_flight += 1
+                self._begin(slot, taken_ns)
+                now = monotonic_ns()
+        finally:
+            self._launching = False
+
+    def _begin(self, slot: int, now: int) -> None:
+        outgoing = self._request_bytes(slot)
+        while self._idle:
+            connection = self._idle.pop()
+            if now - connection.last_ns < IDLE_NS:
+                connection.begin(slot, outgoing, now)
+                connection.state = State.sending
+                self._active[slot] = connection
+                self._send(connection)
+                return
+            self._drop(connection)
+        connection = Connection(self._dial, self._reader.prepare)
+        connection.begin(slot, outgoing, now)
+        self._active[slot] = connection
+        self._by_fd[connection.fd] = connection
+        self._epoll.register(connection.fd, EPOLLOUT)
+        try:
+            connection.connect(self._dial)
+        except OSError:
+            self._end(connection, ErrorKind.refused, monotonic_ns(), reuse=False)
+
+    def _send(self, connection: Connection) -> None:
+        if not connection.sent_ns:
+            connection.sent_ns = connection.last_ns = monotonic_ns()
+            self._record.mark(segments.SENT, connection.slot, connection.sent_ns)
+        try:
+            everything = connection.send()
+        except OSError:
+            self._lost(connection)
+            return
+        self._epoll.modify(connection.fd, EPOLLIN if everything else EPOLLIN | EPOLLOUT)
+
+    def _advance(self, connection: Connection, mask: int) -> None:
+        """An event on a connection that is not (only) receiving."""
+        try:
+            if connection.state == State.connecting:
+                connection.finish_connect(self._dial)
+            if connection.state == State.handshaking:
+                wanted = connection.handshake()
+                if wanted is not None:
+                    self._epoll.modify(connection.fd, wanted)
+                    return
+        except ssl.SSLError:
+            self._end(connection, ErrorKind.tls, monotonic_ns(), reuse=False)
+            return
+        except OSError:
+            self._end(connection, ErrorKind.refused, monotonic_ns(), reuse=False)
+            return
+        if connection.state == State.idle:
+            self._drop(connection)  # the peer closed it, or talks out of turn
+        elif mask & ~EPOLLOUT and connection.sent_ns:
+            self._receive(connection)  # an answer before the request is out: an early refusal
+        else:
+            self._send(connection)
+
+    # ---- the hot path
+
+    def _receive(self, connection: Connection) -> None:
+        try:
+            data = self._reader.read(connection.sock, connection.slot, self._record)
+            if data is None:
+                return
+            connection.last_ns = monotonic_ns()
+            if not data:
+                if connection.framing.status:
+                    self._end(connection, End.eof, connection.last_ns, reuse=False)
+                else:
+                    self._lost(connection)
+                return
+            connection.answered = True
+            if connection.framing.feed(data):
+                whole = connection.state == State.receiving
+                self._end(connection, End.complete, connection.last_ns, reuse=whole and connection.framing.keep_alive)
+            elif connection.buffered():
+                self._receive(connection)
+        except BadHttp:
+            self._end(connection, ErrorKind.bad_http, monotonic_ns(), reuse=False)
+        except OSError:
+            self._lost(connection)
+
+    # ---- ending an exchange
+
+    def _lost(self, connection: Connection) -> None:
+        """The peer dropped the connection. One that was kept alive and gave nothing had been closed before the request
+        (RFC 9112, 9.3.1): the request goes out again on a fresh one, and none is kept alive from then on.
+        """
+        if not connection.used or connection.answered or self._stopping:
+            self._end(connection, ErrorKind.reset, monotonic_ns(), reuse=False)
+            return
+        self.tally.stale += 1
+        self._keep = False
+        while self._idle:
+            self._drop(self._idle[-1])
+        del self._active[connection.slot]
+        self._drop(connection)
+        self._begin(connection.slot, connection.taken_ns)
+
+    def _end(self, connection: Connection, kind: End | ErrorKind, now: int, *, reuse: bool) -> None:
+        self._record.mark(segments.END, connection.slot, now, payload=kind.value.encode())
+        del self._active[connection.slot]
+        if reuse and self._keep:
+            connection.state = State.idle
+            connection.used = True
+            self._idle.append(connection)
+        else:
+            self._drop(connection)
+        self._count(kind, connection.framing.status)
+        if self._arrivals is not None:
+            self._arrivals.finished(now)
+            self._launch(now)
+
+    def _drop(self, connection: Connection) -> None:
+        if connection.state == State.idle and connection in self._idle:
+            self._idle.remove(connection)
+        self._by_fd.pop(connection.fd, None)
+        self._epoll.unregister(connection.fd)
+        # Closed after the round: a new connection must not get a number that events at hand still speak of.
+        self._retired.append(connection)
+
+    def _count(self, kind: End | ErrorKind, status: int) -> None:
+        tally = self.tally
+        tally.done += 1
+        tally.in_flight -= 1
+        failed = isinstance(kind, ErrorKind) or status >= 400
+        tally.failed += failed
+        if not failed:
+            tally.refused_in_row = tally.gone_in_row = 0
+            return
+        tally.refused_in_row = tally.refused_in_row + 1 if kind is ErrorKind.refused else 0
+        tally.gone_in_row = tally.gone_in_row + 1 if kind in GONE else 0
+        if tally.refused_in_row >= self._breaker or tally.gone_in_row >= 2 * self._breaker + tally.in_flight:
+            self.broken = True
+            if self._arrivals is not None:
+                self._arrivals.stop()
+
+    # ---- every 50 ms
+
+    def _tick(self, now: int) -> None:
+        self._next_tick_ns = now + TICK_NS
+        if now >= self._next_pair_ns:
+            self._sample_clock()
+            self._next_pair_ns = now + NS_PER_S
+        for connection in list(self._active.values()):
+            kind = self._overdue(connection, now)
+            if kind is not None:
+                self._end(connection, kind, now, reuse=False)
+        self._on_tick(now)
+
+    def _overdue(self, connection: Connection, now: int) -> ErrorKind | None:
+        deadlines = self._deadlines
+        if connection.state in (State.connecting, State.handshaking):
+            return ErrorKind.connect_timeout if now - connection.taken_ns > deadlines.connect_ns else None
+        if now - connection.sent_ns > deadlines.total_ns:
+            return ErrorKind.total_timeout
+        if not connection.framing.body_bytes:
+            return ErrorKind.first_token_timeout if now - connection.sent_ns > deadlines.first_token_ns else None
+        return ErrorKind.stall_timeout if now - connection.last_ns > deadlines.stall_ns else None
+
+    def _sample_clock(self) -> None:
+        monotonic, realtime, uncertainty = sample_pair()
+        self._record.mark(segments.CLOCK, 0, monotonic, stamp=segments.PAIR.pack(realtime, uncertainty))

@@ -1,0 +1,130 @@
+"""One connection of the client and the exchange that is on it."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from select import EPOLLIN, EPOLLOUT
+from typing import Any
+
+from bench.load.framing import Framing
+
+
+class State(IntEnum):
+    """Where a connection is."""
+
+    connecting = 0
+    handshaking = 1
+    sending = 2
+    receiving = 3
+    idle = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dial:
+    """How to reach the endpoint: a resolved socket address, and TLS when `context` is there."""
+
+    family: int
+    address: Any
+    context: ssl.SSLContext | None = None
+    server_name: str = ""
+
+
+class Connection:
+    """A non-blocking socket, at most one exchange at a time. Times are CLOCK_MONOTONIC ns."""
+
+    __slots__ = (
+        "answered",
+        "fd",
+        "framing",
+        "last_ns",
+        "outgoing",
+        "sent_ns",
+        "slot",
+        "sock",
+        "state",
+        "taken_ns",
+        "used",
+    )
+
+    def __init__(self, dial: Dial, prepare: Callable[[socket.socket], None]) -> None:
+        sock = socket.socket(dial.family, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        if dial.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        prepare(sock)
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.state = State.connecting
+        self.slot = -1
+        self.framing = Framing()
+        self.outgoing = memoryview(b"")
+        self.taken_ns = 0
+        self.sent_ns = 0
+        self.last_ns = 0
+        self.used = False
+        """An exchange has ended on it, and it was kept alive."""
+        self.answered = False
+        """At least one byte of the present exchange's answer has come."""
+
+    def begin(self, slot: int, outgoing: bytes, taken_ns: int) -> None:
+        """Give the connection the exchange in `slot`; nothing is sent yet."""
+        self.slot = slot
+        self.outgoing = memoryview(outgoing)
+        self.framing = Framing()
+        self.taken_ns = self.last_ns = taken_ns
+        self.sent_ns = 0
+        self.answered = False
+
+    def connect(self, dial: Dial) -> None:
+        """Start connecting. Raises OSError when that fails at once."""
+        code = self.sock.connect_ex(dial.address)
+        if code not in (0, errno.EINPROGRESS):
+            raise OSError(code, errno.errorcode.get(code, "?"))
+
+    def finish_connect(self, dial: Dial) -> None:
+        """After the socket became writable: raises OSError when the connection failed; begins TLS if there is any."""
+        code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise OSError(code, errno.errorcode.get(code, "?"))
+        if dial.context is None:
+            self.state = State.sending
+            return
+        # wrap_socket takes the descriptor over, so epoll keeps watching the same number.
+        self.sock = dial.context.wrap_socket(
+            self.sock, server_hostname=dial.server_name, do_handshake_on_connect=False, suppress_ragged_eofs=False
+        )
+        self.state = State.handshaking
+
+    def handshake(self) -> int | None:
+        """One step of the TLS handshake: the epoll events to wait for, or None when it is done. Raises ssl.SSLError."""
+        assert isinstance(self.sock, ssl.SSLSocket)
+        try:
+            self.sock.do_handshake()
+        except ssl.SSLWantReadError:
+            return EPOLLIN
+        except ssl.SSLWantWriteError:
+            return EPOLLOUT
+        self.state = State.sending
+        return None
+
+    def send(self) -> bool:
+        """Hand as much as possible to the kernel; True when everything is. Raises OSError."""
+        try:
+            while self.outgoing:
+                self.outgoing = self.outgoing[self.sock.send(self.outgoing) :]
+        except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            return False
+        self.state = State.receiving
+        return True
+
+    def buffered(self) -> bool:
+        """Whether TLS holds decrypted bytes that epoll does not know of."""
+        return isinstance(self.sock, ssl.SSLSocket) and self.sock.pending() > 0
+
+    def close(self) -> None:
+        self.sock.close()

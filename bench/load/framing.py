@@ -1,0 +1,118 @@
+"""What the hot path must know of HTTP/1.1 (RFC 9112): the status, and where the body ends. The rest is parsed later."""
+
+from __future__ import annotations
+
+_HEAD_LIMIT = 64 * 1024
+_LINE_LIMIT = 8 * 1024
+
+
+class BadHttp(ValueError):
+    """The bytes are no HTTP/1.1 answer."""
+
+
+class Framing:
+    """Follows one answer through its reads. `feed` says when the answer is whole; see the attributes meanwhile."""
+
+    __slots__ = ("_length", "_partial", "_remaining", "_trailer", "body_bytes", "chunked", "keep_alive", "status")
+
+    def __init__(self) -> None:
+        self.status = 0
+        """HTTP status, 0 before the head is whole."""
+        self.body_bytes = 0
+        """Bytes read behind the head, framing included."""
+        self.chunked = False
+        self.keep_alive = True
+        self._partial = b""
+        self._length: int | None = None
+        self._remaining = 0
+        self._trailer = False
+
+    @property
+    def ends_with_connection(self) -> bool:
+        """Neither a length nor chunks: the body ends when the peer closes."""
+        return self.status > 0 and not self.chunked and self._length is None
+
+    def feed(self, data: bytes) -> bool:
+        """Take the bytes of one read; True when the answer is whole. Raises BadHttp."""
+        if not self.status:
+            body = self._feed_head(data)
+            if body is None:
+                return False
+            data = body
+            if self._length == 0:
+                return True
+        self.body_bytes += len(data)
+        if self.chunked:
+            return self._feed_chunks(data)
+        return self._length is not None and self.body_bytes >= self._length
+
+    def _feed_head(self, data: bytes) -> bytes | None:
+        """What follows the head, or None while it is incomplete. Informational answers (1xx) are skipped."""
+        data = self._partial + data
+        while True:
+            end = data.find(b"\r\n\r\n")
+            if end < 0:
+                if len(data) > _HEAD_LIMIT or not (data.startswith(b"HTTP/1.") or b"HTTP/1.".startswith(data[:7])):
+                    raise BadHttp("no HTTP/1.1 head")
+                self._partial = data
+                return None
+            status = self._read_head(data[:end])
+            data = data[end + 4 :]
+            if status >= 200:
+                self.status = status
+                self._partial = b""
+                return data
+
+    def _read_head(self, head: bytes) -> int:
+        lines = head.split(b"\r\n")
+        words = lines[0].split(None, 2)
+        if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or not words[1].isdigit():
+            raise BadHttp(f"bad status line {lines[0][:60]!r}")
+        status = int(words[1])
+        self.keep_alive = words[0] != b"HTTP/1.0"
+        for line in lines[1:]:
+            name, _, value = line.partition(b":")
+            name, value = name.strip().lower(), value.strip().lower()
+            if name == b"content-length":
+                if not value.isdigit():
+                    raise BadHttp(f"bad content-length {value[:60]!r}")
+                self._length = int(value)
+            elif name == b"transfer-encoding":
+                self.chunked = value.endswith(b"chunked")
+            elif name == b"connection":
+                self.keep_alive = value != b"close" and (self.keep_alive or value == b"keep-alive")
+        if status in (204, 304):
+            self.chunked, self._length = False, 0
+        return status
+
+    def _feed_chunks(self, data: bytes) -> bool:
+        """Walk the chunks; each byte is looked at once, and a whole chunk in one step."""
+        position, size = 0, len(data)
+        while position < size:
+            if self._remaining:
+                step = min(self._remaining, size - position)
+                self._remaining -= step
+                position += step
+                continue
+            line_end = data.find(b"\n", position)
+            if line_end < 0:
+                self._partial += data[position:]
+                if len(self._partial) > _LINE_LIMIT:
+                    raise BadHttp("endless chunk size")
+                return False
+            line = self._partial + data[position:line_end]
+            self._partial = b""
+            position = line_end + 1
+            if self._trailer:
+                if line in (b"\r", b""):
+                    return True
+                continue
+            try:
+                length = int(line.partition(b";")[0], 16)
+            except ValueError:
+                raise BadHttp(f"bad chunk size {line[:60]!r}") from None
+            if length < 0:
+                raise BadHttp(f"bad chunk size {line[:60]!r}")
+            self._trailer = length == 0
+            self._remaining = length + 2 if length else 0
+        return False

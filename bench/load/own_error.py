@@ -1,0 +1,189 @@
+"""What the client itself did to the figures, and every reason not to believe one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bench.base.clock import NS_PER_MS
+from bench.base.validity import Reason
+from bench.load.config import ClosedConfig, OpenConfig, ScenarioConfig, WorkloadConfig
+from bench.load.metrics import METRICS, Metric, Need, Sample, single_tokens_known
+from bench.load.outcome import Status
+from bench.load.table import MISSING, Floats, Ints
+
+# Bounds beyond which a figure is not to be believed.
+DELAY_NS = 10 * NS_PER_MS
+SLIP_NS = 5 * NS_PER_MS
+COALESCED_SHARE = 0.01
+DELIVERED_SHARE = 0.98
+ERROR_SHARE = 0.01
+CACHED_SHARE = 0.05
+UNKNOWN_EVENTS_SHARE = 0.05
+USER_TIME_BUSY_SHARE = 0.5
+
+LATENCIES = frozenset(tag for tag, metric in METRICS.items() if metric.spread is not None)
+RATES = frozenset(tag for tag, metric in METRICS.items() if metric.stream is not None)
+EVERYTHING = LATENCIES | RATES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A reason, and the metrics it spoils."""
+
+    reason: Reason
+    tags: frozenset[str]
+
+
+def describe_own_error(
+    sample: Sample, scenario: ScenarioConfig, own: list[dict[str, Any]], delays_ns: Ints, *, time_source: str
+) -> dict[str, Any]:
+    """The `own_error` section of a summary, from the workers' figures and user minus kernel time of reads."""
+    table = sample.table
+    tokens = int(table.output_tokens[table.output_tokens != MISSING].sum())
+    cpu_s = sum(float(figures["loop_cpu_s"]) for figures in own)
+    digest_s = sum(float(figures["digest_cpu_s"]) for figures in own)
+    reads = sum(int(figures["reads"]) for figures in own)
+    token_reads = sum(int(figures["token_reads"]) for figures in own)
+    rows = sample.ordered(table.sent_ns != MISSING)
+    return {
+        "time_source": time_source,
+        "read_delay_us": _spread_us(delays_ns),
+        "schedule_slip_us": _spread_us(table.taken_ns[rows] - table.scheduled_ns[rows]),
+        "delivered_share": delivered_share(sample, scenario),
+        "coalesced_reads_share": _ratio(sum(int(figures["coalesced_reads"]) for figures in own), token_reads),
+        "unstamped_reads_share": _ratio(sum(int(figures["unstamped_reads"]) for figures in own), reads),
+        "stale_connections": sum(int(figures["stale_connections"]) for figures in own),
+        "clock_stepped": any(figures["clock_stepped"] for figures in own),
+        "clock_uncertainty_us": max((figures["clock_uncertainty_ns"] / 1000 for figures in own), default=None),
+        "busy_share": max(
+            (_ratio(figures["loop_cpu_s"], figures["loop_wall_s"]) or 0.0 for figures in own), default=None
+        ),
+        "cpu_us_per_token": _ratio(cpu_s * 1e6, tokens),
+        "parse_cpu_us_per_token": _ratio(digest_s * 1e6, tokens),
+        "peak_rss_bytes": max((int(figures["peak_rss_bytes"]) for figures in own), default=None),
+        "workers": len(own),
+    }
+
+
+def delivered_share(sample: Sample, scenario: ScenarioConfig) -> float | None:
+    """Delivered / asked load: open loop, planned over actual time of sending all; closed, users busy over users."""
+    table, window = sample.table, sample.window
+    sent = table.main & (table.sent_ns != MISSING)
+    if isinstance(scenario, OpenConfig):
+        if sent.sum() < 2:
+            return None
+        planned = int(np.ptp(table.scheduled_ns[sent]))
+        actual = int(np.ptp(table.sent_ns[sent]))
+        return min(1.0, planned / actual) if actual else None
+    if not isinstance(scenario, ClosedConfig) or scenario.think_time_s or window.kind != "steady":
+        return None
+    begin = np.maximum(table.sent_ns[sent], window.start_ns)
+    end = np.minimum(table.done_ns[sent], window.end_ns)
+    busy = int(np.maximum(end - begin, 0).sum())
+    return busy / ((window.end_ns - window.start_ns) * scenario.concurrency)
+
+
+def find_reasons(
+    sample: Sample, scenario: ScenarioConfig, workload: WorkloadConfig, own_error: Mapping[str, Any]
+) -> list[Finding]:
+    """Everything that speaks against the metrics of this run."""
+    return [
+        *_of_the_client(own_error, scenario),
+        *_of_the_load(sample, scenario, own_error),
+        *_of_the_answers(sample, workload),
+    ]
+
+
+def _of_the_client(own_error: Mapping[str, Any], scenario: ScenarioConfig) -> Iterable[Finding]:
+    user_time = own_error["time_source"] == "user"
+    delay = own_error["read_delay_us"]["p99"]
+    late = (delay is not None and delay * 1000 > DELAY_NS) or (
+        user_time and (own_error["busy_share"] or 0.0) > USER_TIME_BUSY_SHARE
+    )
+    if late:
+        yield Finding(reason=Reason.CLIENT_DELAY, tags=EVERYTHING if user_time else RATES)
+    if own_error["clock_stepped"]:
+        yield Finding(reason=Reason.CLOCK_STEP, tags=LATENCIES)
+    if (own_error["coalesced_reads_share"] or 0.0) > COALESCED_SHARE:
+        yield Finding(reason=Reason.COALESCED_READS, tags=frozenset({"itl", "inter_chunk_gap"}))
+    slip = own_error["schedule_slip_us"]["p99"]
+    if slip is not None and slip * 1000 > SLIP_NS:
+        tags = RATES | {"ttft_from_schedule"}
+        yield Finding(reason=Reason.CLIENT_SLIP, tags=EVERYTHING if isinstance(scenario, OpenConfig) else tags)
+
+
+def _of_the_load(sample: Sample, scenario: ScenarioConfig, own_error: Mapping[str, Any]) -> Iterable[Finding]:
+    delivered = own_error["delivered_share"]
+    if delivered is not None and delivered < DELIVERED_SHARE:
+        yield Finding(reason=Reason.UNDER_DELIVERED, tags=RATES)
+    if isinstance(scenario, OpenConfig) and backlog_growing(sample):
+        yield Finding(reason=Reason.BACKLOG_GROWING, tags=EVERYTHING)
+
+
+def backlog_growing(sample: Sample) -> bool:
+    """Whether requests pile up: in the second half of the sending time clearly fewer ended than were sent.
+
+    «Clearly» is more than three standard deviations of a Poisson count, and more than a tenth.
+    """
+    table = sample.table
+    sent = table.main & (table.sent_ns != MISSING)
+    if sent.sum() < 20:
+        return False
+    first, last = int(table.sent_ns[sent].min()), int(table.sent_ns[sent].max())
+    middle = (first + last) // 2
+    arrived = int(((table.sent_ns > middle) & sent).sum())
+    ended = int(((table.done_ns > middle) & (table.done_ns <= last) & sent).sum())
+    return arrived - ended > max(3 * math.sqrt(arrived), 0.1 * arrived)
+
+
+def _of_the_answers(sample: Sample, workload: WorkloadConfig) -> Iterable[Finding]:
+    table, window = sample.table, sample.window
+    ok = table.main & table.with_status(Status.ok)
+    failed = int((table.main & table.with_status(Status.error)).sum())
+    if failed > ERROR_SHARE * (failed + int(ok.sum())):
+        yield Finding(reason=Reason.ERRORS, tags=EVERYTHING)
+    if not ok.any():
+        return
+    if (table.output_tokens[ok] == MISSING).any() or (table.prompt_tokens[ok] == MISSING).any():
+        yield Finding(reason=Reason.NO_USAGE, tags=_needing(Need.usage))
+    known = ok & (table.output_tokens != MISSING)
+    if workload.ignore_eos and (table.output_tokens[known] < workload.output_tokens).any():
+        yield Finding(reason=Reason.SHORT_OUTPUT, tags=frozenset({"e2e_latency"}) | RATES)
+    cached = window.measured & (table.cached_tokens != MISSING) & (table.prompt_tokens != MISSING)
+    if table.cached_tokens[cached].sum() > CACHED_SHARE * table.prompt_tokens[cached].sum():
+        yield Finding(
+            reason=Reason.PREFIX_CACHED,
+            tags=frozenset({"ttft", "ttft_from_schedule", "input_throughput", "total_throughput"}),
+        )
+    several = window.measured & (table.events >= 2) & (table.output_tokens != MISSING)
+    unknown = several & ~single_tokens_known(sample)
+    if unknown.sum() > UNKNOWN_EVENTS_SHARE * several.sum():
+        yield Finding(reason=Reason.MULTI_TOKEN_EVENTS, tags=_needing(Need.tokens_per_event))
+
+
+def validity_of(metric: Metric, entry: Mapping[str, Any], findings: Iterable[Finding]) -> list[str]:
+    """Reason values for one metric: the findings that name it, and `too_few` when it has no interval."""
+    values = [finding.reason.value for finding in findings if metric.tag in finding.tags]
+    if metric.tag in EVERYTHING and entry["lo"] is None:
+        values.append(Reason.TOO_FEW.value)
+    return list(dict.fromkeys(values))
+
+
+def _needing(need: Need) -> frozenset[str]:
+    return frozenset(tag for tag, metric in METRICS.items() if need in metric.needs)
+
+
+def _spread_us(values_ns: Ints) -> dict[str, float | None]:
+    if not len(values_ns):
+        return {"p50": None, "p99": None, "max": None}
+    values: Floats = values_ns / 1000
+    return {"p50": float(np.median(values)), "p99": float(np.quantile(values, 0.99)), "max": float(values.max())}
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,324 @@
+"""Running one scenario against one endpoint: draw, send, digest, summarise, record."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from bench._version import __version__
+from bench.base.clock import NS_PER_S, utc_now
+from bench.base.errors import FailureKind, UsageError
+from bench.base.files import read_json, write_json
+from bench.base.hashing import sha256_file
+from bench.base.progress import Progress
+from bench.load.config import (
+    ClosedConfig,
+    OpenConfig,
+    ScenarioConfig,
+    SyntheticConfig,
+    TimeSource,
+    WorkloadConfig,
+)
+from bench.load.crew import Counts, Crew
+from bench.load.payload import ROUTES, request_body
+from bench.load.preflight import open_client, token_counter
+from bench.load.prompts import Prompts, draw_prompts, fit_prompts
+from bench.load.schedule import draw_offsets, users_of, worker_of, workers_used
+from bench.load.spec import WorkerSpec, read_spec, write_plan
+from bench.load.stamps import kernel_stamps_available
+from bench.load.summary import summarise
+from bench.load.table import Events, Ints, Table, load_parquet, make_events, make_table, write_parquet
+from bench.load.target import Address, Target, parse_url
+
+FILES = ("requests.parquet", "events.parquet", "summary.json")
+_WARMUP_USERS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """Everything drawn and resolved before the first byte is sent."""
+
+    name: str
+    repeat: int
+    scenario: ScenarioConfig
+    workload: WorkloadConfig
+    target: Target
+    address: Address
+    family: int
+    socket_address: Any
+    kernel_stamps: bool
+    prompts: Prompts
+    raw: Path
+
+
+def run_scenario(
+    target: Target,
+    scenario: ScenarioConfig,
+    workload: WorkloadConfig,
+    out: Path,
+    *,
+    name: str = "scenario",
+    repeat: int = 0,
+    progress: Progress = Progress(),  # noqa: B008 - immutable
+    context: Mapping[str, Any] = {},
+) -> dict[str, Any]:
+    """Ask `workload` of `target` as `scenario` says; leave requests.parquet, events.parquet, summary.json and, last,
+    manifest.json in `out`; return the summary.
+
+    The summary's `status` is `complete`, `partial` (interrupted; KeyboardInterrupt is raised again after the files are
+    written) or `failed` (the circuit breaker tripped, a worker died, or no request succeeded; `failure` says which).
+    `context` goes into the manifest as it is. Raises UsageError when the endpoint cannot be reached or the time source
+    is not to be had, CellFailure(client_fault) when the workers cannot start.
+    """
+    _clear(out)
+    started = utc_now()
+    progress.say(f"preparing {scenario.requests} requests")
+    plan = _prepare(target, scenario, workload, out / "raw", name=name, repeat=repeat)
+    interrupted = _send(plan, progress)
+    progress.say("recording")
+    summary = _record(plan, out, interrupted=interrupted)
+    _write_manifest(plan, out, summary, started=started, context=context)
+    if not scenario.keep_raw:
+        shutil.rmtree(plan.raw)
+    if interrupted:
+        raise KeyboardInterrupt
+    return summary
+
+
+def _clear(out: Path) -> None:
+    """An older result in `out` stops existing with its manifest, then goes."""
+    for name in ("manifest.json", *FILES):
+        (out / name).unlink(missing_ok=True)
+    shutil.rmtree(out / "raw", ignore_errors=True)
+    (out / "raw").mkdir(parents=True)
+
+
+# ---- before
+
+
+def _prepare(
+    target: Target, scenario: ScenarioConfig, workload: WorkloadConfig, raw: Path, *, name: str, repeat: int
+) -> _Plan:
+    address = parse_url(target.url)
+    family, socket_address = address.connect(scenario.connect_s)
+    available = kernel_stamps_available(tls=address.tls, family=family)
+    if scenario.time_source is TimeSource.kernel and not available:
+        raise UsageError(
+            "scenario.time_source=kernel: no kernel stamps for TLS, Unix sockets, or outside Linux; use auto"
+        )
+    return _Plan(
+        name=name,
+        repeat=repeat,
+        scenario=scenario,
+        workload=workload,
+        target=target,
+        address=address,
+        family=family,
+        socket_address=socket_address,
+        kernel_stamps=available and scenario.time_source is not TimeSource.user,
+        prompts=_make_prompts(target, workload, scenario.warmup + scenario.requests, name=name, repeat=repeat),
+        raw=raw,
+    )
+
+
+def _make_prompts(target: Target, workload: WorkloadConfig, number: int, *, name: str, repeat: int) -> Prompts:
+    if not isinstance(workload, SyntheticConfig):
+        raise UsageError(f"workload kind '{workload.kind}' is not one that the load generator can ask; use synthetic")
+    texts = draw_prompts(workload, number, name=name, repeat=repeat)
+    words = Prompts(texts=texts, exact=False, how="one word counted as one token")
+    if not workload.tokenize:
+        return words
+    with open_client(target) as client:
+        counter = token_counter(client, target, workload.api)
+        if counter is None:
+            return words
+        try:
+            return fit_prompts(texts, workload.input_tokens, counter)
+        except OSError as error:
+            return dataclasses.replace(words, how=f"{words.how} ({error})")
+
+
+def _requests_of(plan: _Plan, worker: int) -> Iterator[tuple[int, bool, int, bytes]]:
+    """The share of one worker: (slot, main, offset_ns, body). Slots below `warmup` are the warm-up."""
+    scenario = plan.scenario
+    offsets = draw_offsets(scenario, plan.repeat) if isinstance(scenario, OpenConfig) else None
+    for slot, prompt in enumerate(plan.prompts.texts):
+        main = slot >= scenario.warmup
+        position = slot - scenario.warmup if main else slot
+        if worker_of(scenario, position) == worker:
+            offset_ns = int(offsets[position]) if main and offsets is not None else 0
+            yield slot, main, offset_ns, request_body(plan.workload, plan.target.model, prompt)
+
+
+def _make_spec(plan: _Plan, worker: int, commands_fd: int, reports_fd: int) -> WorkerSpec:
+    scenario = plan.scenario
+    closed = scenario if isinstance(scenario, ClosedConfig) else None
+    users = users_of(closed, worker) if closed else 0
+    duration_s = closed.duration_s if closed else None
+    spec = WorkerSpec(
+        directory=str(plan.raw.resolve()),
+        stem=f"worker{worker}",
+        worker=worker,
+        name=f"{plan.name}-{plan.repeat}",
+        tls=plan.address.tls,
+        ca_file=plan.target.ca_file,
+        server_name=plan.address.host,
+        authority=plan.address.authority,
+        path=plan.address.path + ROUTES[plan.workload.api],
+        family=plan.family,
+        address=plan.socket_address,
+        kernel_stamps=plan.kernel_stamps,
+        closed=closed is not None,
+        users=users,
+        warmup_users=users or _WARMUP_USERS,
+        think_ns=round(closed.think_time_s * NS_PER_S) if closed else 0,
+        duration_ns=None if duration_s is None else round(duration_s * NS_PER_S),
+        connect_ns=round(scenario.connect_s * NS_PER_S),
+        first_token_ns=round(scenario.first_token_s * NS_PER_S),
+        stall_ns=round(scenario.stall_s * NS_PER_S),
+        total_ns=round(scenario.total_s * NS_PER_S),
+        breaker=scenario.breaker,
+        commands_fd=commands_fd,
+        reports_fd=reports_fd,
+    )
+    write_plan(spec, _requests_of(plan, worker))
+    return spec
+
+
+# ---- during
+
+
+def _send(plan: _Plan, progress: Progress) -> bool:
+    """Run the workers to their end; True when the user interrupted."""
+    total = len(plan.prompts.texts)
+
+    def show(counts: Counts) -> None:
+        failed = f", {counts['failed']} failed" if counts["failed"] else ""
+        progress.advance(counts["done"], total, "requests", f"{counts['in_flight']} in flight{failed}")
+
+    interrupted = False
+    with Crew(show) as crew:
+        for worker in range(workers_used(plan.scenario)):
+            crew.start(partial(_make_spec, plan), worker, plan.target.api_key)
+        load_parquet()  # while the workers start, rather than between the last request and the record
+        try:
+            crew.await_ready()
+            crew.go()
+            crew.await_state("warm")
+            crew.go()
+            crew.await_done()
+        except KeyboardInterrupt:
+            interrupted = True
+            crew.stop()
+            crew.await_done(stopping=True)
+        dead = crew.dead()
+    for spec in dead:
+        _digest_for(spec)
+    return interrupted
+
+
+def _digest_for(spec: WorkerSpec) -> None:
+    """Digest what a worker that died had recorded, and leave the figures it could not leave."""
+    from bench.load.digest import digest
+
+    directory = Path(spec.directory)
+    unknown = {"loop_cpu_s": 0.0, "loop_wall_s": 0.0, "digest_cpu_s": 0.0, "stale_connections": 0, "peak_rss_bytes": 0}
+    write_json(
+        directory / f"{spec.stem}.own.json",
+        digest(directory, spec.stem) | unknown | {"worker": spec.worker, "broken": False, "died": True},
+    )
+
+
+# ---- after
+
+
+def _record(plan: _Plan, out: Path, *, interrupted: bool) -> dict[str, Any]:
+    specs = [read_spec(plan.raw / f"worker{worker}.json") for worker in range(workers_used(plan.scenario))]
+    own = [read_json(plan.raw / f"{spec.stem}.own.json") for spec in specs]
+    table, events, delays_ns = _load(plan, specs)
+    write_parquet(table, events, out, scenario=plan.name, repeat=plan.repeat)
+    failure = _failure(table, own)
+    status = "partial" if interrupted else "complete" if failure is None else "failed"
+    summary = summarise(
+        table,
+        events,
+        scenario=plan.scenario,
+        workload=plan.workload,
+        own=own,
+        delays_ns=delays_ns,
+        time_source="kernel" if plan.kernel_stamps else "user",
+        prompts=plan.prompts,
+        run={"scenario": plan.name, "repeat": plan.repeat, "status": status, "failure": failure},
+    )
+    write_json(out / "summary.json", summary)
+    return summary
+
+
+def _load(plan: _Plan, specs: list[WorkerSpec]) -> tuple[Table, Events, Ints]:
+    rows: list[dict[str, Any]] = []
+    for spec in specs:
+        with (plan.raw / f"{spec.stem}.requests.jsonl").open("rb") as stream:
+            rows += (orjson.loads(line) | {"worker": spec.worker} for line in stream)
+    events = make_events([np.load(plan.raw / f"{spec.stem}.events.npy") for spec in specs])
+    delays_ns: Ints = np.concatenate([np.load(plan.raw / f"{spec.stem}.delays.npy") for spec in specs])
+    return make_table(rows, warmup=plan.scenario.warmup), events, delays_ns
+
+
+def _failure(table: Table, own: list[dict[str, Any]]) -> dict[str, str] | None:
+    """Why a scenario that was not interrupted is not complete."""
+    if any(figures.get("died") for figures in own):
+        return {"kind": FailureKind.CLIENT_FAULT.value, "message": "a load worker died; what it had recorded is kept"}
+    kinds = sorted({kind for kind in table.error_kind if kind})
+    if any(figures["broken"] for figures in own):
+        return {
+            "kind": FailureKind.UNHEALTHY.value,
+            "message": f"the endpoint is gone, the scenario was ended ({', '.join(kinds)})",
+        }
+    if not any(status == "ok" for status, main in zip(table.status, table.main, strict=True) if main):
+        return {
+            "kind": FailureKind.UNHEALTHY.value,
+            "message": f"no request succeeded ({', '.join(kinds) or 'none sent'})",
+        }
+    return None
+
+
+def _write_manifest(
+    plan: _Plan, out: Path, summary: Mapping[str, Any], *, started: str, context: Mapping[str, Any]
+) -> None:
+    """The manifest, last: with it the result exists."""
+    write_json(
+        out / "manifest.json",
+        {
+            "schema_version": 1,
+            "kind": "load",
+            "status": summary["status"],
+            "failure": summary["failure"],
+            "name": plan.name,
+            "repeat": plan.repeat,
+            "scenario": dataclasses.asdict(plan.scenario),
+            "workload": dataclasses.asdict(plan.workload),
+            "endpoint": {"url": plan.target.url, "model": plan.target.model},
+            "time_source": summary["own_error"]["time_source"],
+            "clock": "CLOCK_MONOTONIC, ns",
+            "files": [
+                {"path": name, "size_bytes": (out / name).stat().st_size, "sha256": sha256_file(out / name)}
+                for name in FILES
+            ],
+            "quantbench": __version__,
+            "python": platform.python_version(),
+            "host": {"kernel": platform.release(), "name": socket.gethostname()},
+            "started": started,
+            "finished": utc_now(),
+            "context": dict(context),
+        },
+    )

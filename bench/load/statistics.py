@@ -1,0 +1,85 @@
+"""Percentiles that are not claimed from too few values, and intervals from batch means.
+
+Requests that were in flight together shared batches of the engine, so they are not independent. Batch means (Schmeiser,
+"Batch Size Effects in the Analysis of Simulation Output", Operations Research 30(3), 1982): cut the sequence into a few
+long batches, each at least as long as what was in flight together, and treat one estimate a batch as independent.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from bench.load.table import Floats, Ints
+
+FEWEST_BATCHES, MOST_BATCHES = 5, 20
+
+# Student's t, 97.5 %, by degrees of freedom from FEWEST_BATCHES - 1 to MOST_BATCHES - 1.
+_T = (2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093)
+
+Interval = tuple[float, float]
+
+
+def percentile(values: Floats, p: float) -> float | None:
+    """The `p` quantile (linear between order statistics), or None: all but the median need 10 / (1 - p) values."""
+    if not len(values) or (p > 0.5 and len(values) < round(10 / (1 - p))):
+        return None
+    return float(np.quantile(values, p))
+
+
+def batch_count(units: int, wave: int) -> int:
+    """How many batches of at least `wave` (and 2) units can be cut; 0 when that is too few for an interval."""
+    batches = min(MOST_BATCHES, units // max(wave, 2))
+    return batches if batches >= FEWEST_BATCHES else 0
+
+
+def median_interval(values: Floats, owner: Ints, wave: int) -> Interval | None:
+    """95 % interval of the median of `values`, or None.
+
+    `owner` (same length, ascending) numbers the request each value belongs to, in order of sending; batches are runs of
+    whole requests, at least `wave` of them. The interval is the median of all ± t · s / √b, s over batch medians.
+    """
+    if not len(values):
+        return None
+    owners = np.unique(owner)
+    batches = batch_count(len(owners), wave)
+    if not batches:
+        return None
+    edges = [part[0] for part in np.array_split(owners, batches)]
+    starts = np.searchsorted(owner, edges).tolist()
+    medians = [float(np.median(part)) for part in np.split(values, starts[1:])]
+    return _around(float(np.median(values)), medians)
+
+
+def rate_interval(times_ns: Ints, weights: Floats, start_ns: int, end_ns: int, longest_ns: float) -> Interval | None:
+    """95 % interval of a rate in 1/s over (start, end], or None.
+
+    Batches are equal slices of time, none shorter than `longest_ns` (how long a request lives): rate ± t · s / √b.
+    """
+    span_ns = end_ns - start_ns
+    if span_ns <= 0 or longest_ns <= 0:
+        return None
+    batches = min(MOST_BATCHES, int(span_ns // longest_ns))
+    if batches < FEWEST_BATCHES:
+        return None
+    edges = start_ns + np.arange(batches + 1) * (span_ns / batches)
+    sums, _ = np.histogram(times_ns, bins=edges, weights=weights)
+    rates = sums / (span_ns / batches / 1e9)
+    return _around(float(rates.mean()), rates.tolist())
+
+
+def share_interval(share: float, independent: int) -> Interval | None:
+    """Wilson's 95 % score interval of a share, with the number of independent batches in place of the sample size."""
+    if independent < FEWEST_BATCHES:
+        return None
+    z, n = 1.96, independent
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _around(centre: float, estimates: list[float]) -> Interval:
+    batches = len(estimates)
+    half = _T[batches - FEWEST_BATCHES] * float(np.std(estimates, ddof=1)) / math.sqrt(batches)
+    return centre - half, centre + half

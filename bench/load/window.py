@@ -1,0 +1,130 @@
+"""Which part of a run is measured: full load, without the start-up burst."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from bench.load.config import ClosedConfig, ScenarioConfig
+from bench.load.outcome import Status
+from bench.load.table import MISSING, Mask, Table
+
+
+class WindowKind(StrEnum):
+    """`whole`: the run was too short to leave anything out."""
+
+    steady = "steady"
+    whole = "whole"
+    empty = "empty"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """`measured` marks the rows whose latencies count; throughput counts what ended in (start_ns, end_ns].
+
+    `wave` is how many requests were in flight together, for batch means.
+    """
+
+    kind: WindowKind
+    start_ns: int
+    end_ns: int
+    measured: Mask
+    wave: int
+    dropped_waves: int
+    rule: str
+
+    @property
+    def seconds(self) -> float:
+        return (self.end_ns - self.start_ns) / 1e9
+
+    def describe(self) -> dict[str, Any]:
+        """For the summary; times are CLOCK_MONOTONIC ns."""
+        return {
+            "kind": self.kind.value,
+            "rule": self.rule,
+            "start_ns": self.start_ns,
+            "end_ns": self.end_ns,
+            "seconds": self.seconds,
+            "requests_measured": int(self.measured.sum()),
+            "dropped_waves": self.dropped_waves,
+            "requests_in_flight": self.wave,
+        }
+
+
+def find_window(table: Table, scenario: ScenarioConfig) -> Window:
+    """The window of a run; see the rule in what it returns."""
+    ok = table.with_status(Status.ok) & table.main
+    ended = table.main & ~table.with_status(Status.cancelled) & (table.sent_ns != MISSING)
+    if not ok.any():
+        return Window(
+            kind=WindowKind.empty,
+            start_ns=0,
+            end_ns=0,
+            measured=ok,
+            wave=1,
+            dropped_waves=0,
+            rule="no request succeeded",
+        )
+    if isinstance(scenario, ClosedConfig):
+        return _closed(table, scenario, ok, ended)
+    return _open(table, ok, ended)
+
+
+def _closed(table: Table, scenario: ClosedConfig, ok: Mask, ended: Mask) -> Window:
+    users = scenario.concurrency
+    done = np.sort(table.done_ns[ended])
+    drop = min(scenario.drop_waves, max(0, len(done) // users - 2))
+    first, last = drop * users, len(done) - users
+    if last <= first:
+        return _whole(table, ok, ended, users)
+    start_ns = int(done[first - 1]) if first else int(table.sent_ns[ended].min())
+    order = np.argsort(np.where(ended, table.sent_ns, np.iinfo(np.int64).max), kind="stable")
+    rank = np.empty(len(table), dtype=np.int64)
+    rank[order] = np.arange(len(table))
+    return Window(
+        kind=WindowKind.steady,
+        start_ns=start_ns,
+        end_ns=int(done[last - 1]),
+        measured=ok & (rank >= first),
+        wave=users,
+        dropped_waves=drop,
+        rule=f"latencies: without the first {first} requests sent; throughput: ends {first + 1} to {last}, "
+        "while every user was busy",
+    )
+
+
+def _open(table: Table, ok: Mask, ended: Mask) -> Window:
+    life = float(np.median((table.done_ns - table.sent_ns)[ok]))
+    sent = table.sent_ns[ended]
+    start_ns, end_ns = int(sent.min() + life), int(sent.max())
+    in_flight = float((table.done_ns - table.sent_ns)[ended].sum()) / max(
+        1, int(table.done_ns[ended].max() - sent.min())
+    )
+    wave = max(1, round(in_flight))
+    measured = ok & (table.sent_ns >= start_ns)
+    if end_ns <= start_ns or not measured.any():
+        return _whole(table, ok, ended, wave)
+    return Window(
+        kind=WindowKind.steady,
+        start_ns=start_ns,
+        end_ns=end_ns,
+        measured=measured,
+        wave=wave,
+        dropped_waves=0,
+        rule="from one median request life after the first sending until the last sending",
+    )
+
+
+def _whole(table: Table, ok: Mask, ended: Mask, wave: int) -> Window:
+    return Window(
+        kind=WindowKind.whole,
+        start_ns=int(table.sent_ns[ended].min()) - 1,
+        end_ns=int(table.done_ns[ended].max()),
+        measured=ok,
+        wave=wave,
+        dropped_waves=0,
+        rule="the whole run: too short to leave out its start and its end",
+    )

@@ -1,0 +1,267 @@
+"""The story of one cell: quantize → accept → serve → load → evaluate → record."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+from bench.base.clock import utc_now
+from bench.base.errors import CellFailure, FailureKind, QuantbenchError, ToolchainError, UsageError
+from bench.base.hashing import key_of
+from bench.base.progress import Progress
+from bench.base.schema import identity
+from bench.engines.base import ServedModel, SupportAnswer, engine_of
+from bench.engines.launch import launched
+from bench.pipeline.context import Context
+from bench.pipeline.endpoint import LazyEndpoint
+from bench.pipeline.keys import cell_key
+from bench.pipeline.load import is_measured, load_scenario, read_observed, scenario_slot
+from bench.pipeline.quality import Judge
+from bench.pipeline.record import engine_record, plain
+from bench.plan.config import RunConfig
+from bench.plan.plan import CellSpec
+from bench.store.run import CellStore, ChildKind, ChildSlot, Status
+from bench.telemetry.machine import fingerprint
+from bench.telemetry.provenance import provenance
+from quantize.run import Artefact, quantize
+
+
+class Cell:
+    """One cell being made; `record` is its manifest, written after every stage."""
+
+    def __init__(self, spec: CellSpec, context: Context) -> None:
+        assert spec.config is not None
+        self.spec = spec
+        self.config: RunConfig = spec.config
+        self.context = context
+        self.progress: Progress = context.progress.within(cell=spec.label)
+        self.engine = engine_of(self.config.engine)
+        self.store: CellStore | None = None
+        self.record: dict[str, Any] = {}
+        self.failure: QuantbenchError | None = None
+
+    @property
+    def key(self) -> str | None:
+        """The measurement key, once the artefact is known."""
+        return self.record.get("key")
+
+    def run(self) -> Status:
+        """Every stage in order; returns how the cell ended. Failures are recorded; KeyboardInterrupt passes."""
+        try:
+            with self.stage("quantize"):
+                variant = self.quantize()
+                judge = Judge(self.config, variant, self.engine, self.context, self.progress)
+            if not self.failure and self.record["status"] != Status.UNSUPPORTED:
+                with self.stage("accept"):
+                    self.accept(judge)
+            if not self.failure and self.record["status"] != Status.UNSUPPORTED:
+                with self.stage("serve"), self.endpoint(variant) as endpoint:
+                    self.load(endpoint)
+                with self.stage("evaluate"):
+                    self.evaluate(judge)
+            return self.finish()
+        except KeyboardInterrupt:
+            self.finish(Status.INTERRUPTED)
+            raise
+
+    def quantize(self) -> Artefact:
+        """Make or reuse the variant; from here on the cell has a key and a folder."""
+        config = self.config
+        support = self.engine.support(config.engine, config.scheme.format)
+        if support.answer is SupportAnswer.NO:
+            raise Unsupported(support.reason)
+        artefact = quantize(
+            config.model,
+            config.scheme,
+            cache=self.context.cache,
+            progress=self.progress.within(stage="quantize"),
+            toolchains=self.context.toolchains,
+        )
+        key = cell_key(
+            artefact=artefact.key,
+            engine=config.engine,
+            engine_lock=self.context.toolchains.lock(config.engine.toolchain),
+            machine=fingerprint(),
+            repeat=config.repeat,
+        )
+        self.open(key)
+        self.record["variant"] = artefact.manifest
+        self.save()
+        return artefact
+
+    def accept(self, judge: Judge) -> None:
+        """A fresh process loads the candidate and checks it; raises CellFailure(corrupt) with the figures."""
+        self.record["acceptance"] = judge.accept()
+        self.save()
+
+    @contextlib.contextmanager
+    def endpoint(self, variant: Artefact) -> Iterator[LazyEndpoint]:
+        """The variant's server, not started until a scenario needs it."""
+        assert self.store is not None
+        config, log = self.config.engine, self.store.logs / "engine.log"
+        progress = self.progress.within(stage="serve")
+        model = ServedModel(format=variant.manifest["format"], path=variant.model_path, name=served_name(variant))
+        with LazyEndpoint(
+            lambda: launched(
+                self.engine,
+                config,
+                model,
+                toolchain=self.context.toolchains.ensure(config.toolchain, progress),
+                log=log,
+                progress=progress,
+            )
+        ) as endpoint:
+            try:
+                yield endpoint
+            finally:
+                if endpoint.started is not None:
+                    self.record["engine"] = engine_record(endpoint, config, self.context)
+                    self.save()
+
+    def load(self, endpoint: LazyEndpoint) -> None:
+        """Every scenario that is not measured yet; a failed one does not stop the others."""
+        assert self.store is not None
+        if not self.context.stages.load:
+            return
+        for name in self.config.scenarios:
+            scenario, workload = self.config.scenario(name)
+            slot = scenario_slot(self.store, name, scenario, workload)
+            with self.child(slot, "load"):
+                if is_measured(slot):
+                    self.progress.within(stage="load").say(f"{name}: already measured, reused")
+                    self.note(slot, Status.COMPLETE, **read_observed(slot))
+                    continue
+                self.note(slot, Status.RUNNING)
+                repeat = self.config.repeat
+                observed = load_scenario(endpoint, slot, scenario, workload, repeat=repeat, progress=self.progress)
+                self.note(slot, Status.COMPLETE, **observed)
+
+    def evaluate(self, judge: Judge) -> None:
+        """Every task that is not measured yet."""
+        assert self.store is not None
+        if not self.context.stages.evaluate:
+            return
+        for name in self.config.tasks:
+            task = self.config.task(name)
+            slot = self.store.child(ChildKind.TASK, name, judge.key(task))
+            with self.child(slot, "evaluate"):
+                if slot.is_complete():
+                    self.progress.within(stage="evaluate").say(f"{name}: already measured, reused")
+                    self.note(slot, Status.COMPLETE)
+                    continue
+                self.note(slot, Status.RUNNING)
+                judge.evaluate(name, task, slot)
+                self.note(slot, Status.COMPLETE)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Turn what goes wrong inside into the cell's recorded failure."""
+        try:
+            yield
+        except Unsupported as answer:
+            self.open(key_of(["unsupported", identity(self.config)]))
+            self.record["status"] = Status.UNSUPPORTED
+            self.record["unsupported_reason"] = str(answer)
+        except Exception as error:  # a cell's failure is a result, whatever it is; the next cell goes on
+            if self.store is None:
+                self.open(key_of(["not made", identity(self.config)]))
+            self.fail(name, typed(error))
+
+    @contextlib.contextmanager
+    def child(self, slot: ChildSlot, stage: str) -> Iterator[None]:
+        """Turn what goes wrong inside into the failure of one scenario or task."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.note(slot, Status.PARTIAL)
+            raise
+        except Exception as error:
+            failure = typed(error)
+            self.note(slot, Status.FAILED, failure=described(stage, failure))
+            self.fail(stage, failure)
+
+    def note(self, slot: ChildSlot, status: Status, **fields: Any) -> None:
+        """Record how a scenario or task stands."""
+        entry = {"key": slot.key, "path": slot.relative, "status": status.value, "failure": None, **fields}
+        self.record[slot.kind.value][slot.name] = entry
+        self.save()
+
+    def fail(self, stage: str, failure: CellFailure | UsageError | ToolchainError) -> None:
+        """Record the first failure; later ones stay with their scenario or task."""
+        self.progress.within(stage=stage).say(f"failed: {failure}")
+        if self.failure is None:
+            self.failure = failure
+            self.record["failure"] = described(stage, failure)
+        self.record["status"] = Status.FAILED
+        self.save()
+
+    def open(self, key: str) -> None:
+        """Open the cell's folder and take up what an earlier run recorded there."""
+        self.store = self.context.run.cell(key)
+        earlier = self.store.read() or {}
+        self.record = {
+            "key": key,
+            "label": self.spec.label,
+            "status": Status.RUNNING,
+            "failure": None,
+            "unsupported_reason": None,
+            "overrides": list(self.spec.overrides),
+            "config": plain(self.config),
+            "variant": None,
+            "acceptance": None,
+            "engine": earlier.get("engine"),
+            "machine": fingerprint(),
+            "provenance": earlier.get("provenance") or {**provenance(), "started": utc_now(), "finished": None},
+            "scenarios": dict(earlier.get("scenarios") or {}),
+            "tasks": dict(earlier.get("tasks") or {}),
+            "validity": [],
+        }
+        self.save()
+
+    def finish(self, status: Status | None = None) -> Status:
+        """Record how the cell ended."""
+        if status is None:
+            status = Status(self.record["status"])
+            status = Status.COMPLETE if status is Status.RUNNING else status
+        if self.store is not None:
+            self.record["status"] = status
+            self.record["provenance"]["finished"] = self.record["provenance"]["finished"] or utc_now()
+            self.save()
+        return status
+
+    def save(self) -> None:
+        """Write the manifest."""
+        assert self.store is not None
+        self.store.write(self.record)
+
+
+class Unsupported(Exception):
+    """The engine cannot serve this; the text says why."""
+
+
+def served_name(variant: Artefact) -> str:
+    """The model name the server answers to: the base model's and the scheme's."""
+    return f"{variant.manifest['model']['name']}-{variant.manifest['label']}"
+
+
+def typed(error: Exception) -> CellFailure | UsageError | ToolchainError:
+    """Any error as one of ours; an unforeseen one is a client fault with its traceback as the log's tail."""
+    if isinstance(error, CellFailure | UsageError | ToolchainError):
+        return error
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return CellFailure(FailureKind.DISK_FULL, f"no space left on the disk of {error.filename or 'the results'}")
+    text = "".join(traceback.format_exception(error))
+    return CellFailure(FailureKind.CLIENT_FAULT, f"{type(error).__name__}: {error}", log_tail=text[-8000:])
+
+
+def described(stage: str, failure: CellFailure | UsageError | ToolchainError) -> dict[str, str]:
+    """A failure as it is recorded."""
+    if isinstance(failure, CellFailure):
+        kind = failure.kind
+    else:
+        kind = FailureKind.TOOLCHAIN if isinstance(failure, ToolchainError) else FailureKind.USAGE
+    log_tail = getattr(failure, "log_tail", "")
+    return {"stage": stage, "kind": kind.value, "message": str(failure), "log_tail": log_tail}

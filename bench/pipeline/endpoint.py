@@ -1,0 +1,43 @@
+"""The server of a cell, started when something first asks for it: a fully cached cell starts none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+
+from bench.engines.launch import Endpoint
+from bench.telemetry.memory import MemoryWatch
+
+
+class LazyEndpoint:
+    """Enter it freely; `get` starts the server once, leaving stops it."""
+
+    def __init__(self, start: Callable[[], AbstractContextManager[Endpoint]]) -> None:
+        self._start = start
+        self._stack = ExitStack()
+        self._endpoint: Endpoint | None = None
+        self._memory: MemoryWatch | None = None
+
+    def __enter__(self) -> LazyEndpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def get(self) -> Endpoint:
+        """The running server; raises CellFailure when it does not start or has died since."""
+        if self._endpoint is None:
+            self._endpoint = self._stack.enter_context(self._start())
+            self._memory = self._stack.enter_context(MemoryWatch(self._endpoint.process.supervisor_pid))
+        self._endpoint.raise_if_dead()
+        return self._endpoint
+
+    @property
+    def started(self) -> Endpoint | None:
+        """The server when one was started."""
+        return self._endpoint
+
+    @property
+    def peak_memory_bytes(self) -> int | None:
+        """Largest resident memory of the server's process tree seen so far; None when it never ran."""
+        return None if self._memory is None else self._memory.peak_bytes

@@ -1,0 +1,49 @@
+"""What makes two measurements the same one. A change here makes old results unreachable: golden tests pin it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bench.base.hashing import key_of
+from bench.base.schema import identity
+from bench.engines.base import EngineConfig
+from bench.load.config import ScenarioConfig, WorkloadConfig
+from bench.quality.config import TaskConfig
+
+#: Raised when what is recorded for the same config changes its meaning.
+CELL_VERSION = 1
+SCENARIO_VERSION = 1
+TASK_VERSION = 1
+
+
+def cell_key(*, artefact: str, engine: EngineConfig, engine_lock: str, machine: Mapping[str, Any], repeat: int) -> str:
+    """Variant x engine config and build x machine x repeat."""
+    return key_of(
+        {
+            "version": CELL_VERSION,
+            "artefact": artefact,
+            "engine": identity(engine),
+            "engine_lock": engine_lock,
+            "machine": machine,
+            "repeat": repeat,
+        }
+    )
+
+
+def scenario_key(scenario: ScenarioConfig, workload: WorkloadConfig) -> str:
+    """What is asked and how; the cell it runs in is the folder around it."""
+    return key_of({"version": SCENARIO_VERSION, "scenario": identity(scenario), "workload": identity(workload)})
+
+
+def task_key(task: TaskConfig, *, text_digest: str | None, baseline: str | None, scorer_lock: str) -> str:
+    """The task, its data, what it is compared with and the build that scores."""
+    return key_of(
+        {
+            "version": TASK_VERSION,
+            "task": identity(task),
+            "text": text_digest,
+            "baseline": baseline,
+            "scorer_lock": scorer_lock,
+        }
+    )

@@ -1,0 +1,25 @@
+"""Importing every module that registers a config, so that Hydra knows all of them."""
+
+from __future__ import annotations
+
+import importlib
+
+_MODULES = (
+    "bench.analysis.config",
+    "bench.load.config",
+    "bench.plan.config",
+    "bench.quality.config",
+    "bench.toolchains.config",
+    "quantize.models",
+)
+
+
+def register_all() -> None:
+    """Register the shipped schemas of all rooms."""
+    for module in _MODULES:
+        importlib.import_module(module)
+    from bench.engines.base import discover as discover_engines
+    from quantize.schemes.base import discover as discover_schemes
+
+    discover_engines()
+    discover_schemes()

@@ -1,0 +1,79 @@
+"""Serving one variant for a person: the same launch as a run's, with a key the user can read."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.base.errors import UsageError
+from bench.base.paths import cache_dir
+from bench.base.progress import Progress
+from bench.engines.base import Launch, ServedModel, SupportAnswer, engine_of
+from bench.engines.launch import HOST, Endpoint, launched, wait_forever
+from bench.pipeline.cell import served_name
+from bench.pipeline.context import Toolchains
+from bench.plan.config import RunConfig
+from quantize.run import quantize
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serving:
+    """A running server; the key is in `key_file`, which only the user can read."""
+
+    url: str
+    model: str
+    key_file: Path
+    endpoint: Endpoint
+
+    def wait(self) -> None:
+        """Until the server ends (CellFailure) or the user interrupts (KeyboardInterrupt)."""
+        wait_forever(self.endpoint)
+
+
+@contextlib.contextmanager
+def serving(config: RunConfig, *, port: int | None, api_key: str, progress: Progress) -> Iterator[Serving]:
+    """Quantize where needed, start the engine, and stop it on leaving."""
+    engine = engine_of(config.engine)
+    refuse_unsupported(config)
+    toolchains = Toolchains()
+    artefact = quantize(config.model, config.scheme, cache=cache_dir(), progress=progress, toolchains=toolchains)
+    model = ServedModel(format=artefact.format, path=artefact.model_path, name=served_name(artefact))
+    toolchain = toolchains.ensure(config.engine.toolchain, progress)
+    with tempfile.TemporaryDirectory(prefix="quantbench-serve-") as folder:
+        key_file = Path(folder) / "api-key"
+        key_file.touch(mode=0o600)
+        key_file.write_text(api_key + "\n", encoding="utf-8")
+        with launched(
+            engine,
+            config.engine,
+            model,
+            toolchain=toolchain,
+            log=Path(folder) / "engine.log",
+            progress=progress.within(stage="serve"),
+            port=port,
+            api_key=api_key,
+        ) as endpoint:
+            yield Serving(url=endpoint.url, model=endpoint.model, key_file=key_file, endpoint=endpoint)
+
+
+def print_command(config: RunConfig, *, port: int | None) -> tuple[str, list[str]]:
+    """The command line, quoted for a shell, and the names of the variables that carry secrets; nothing is made."""
+    refuse_unsupported(config)
+    name = f"{config.model.name or config.model.kind}-{config.scheme.label}"
+    model = ServedModel(format=config.scheme.format, path=Path("MODEL"), name=name)
+    launch = Launch(host=HOST, port=port or 8080, api_key="")
+    command = engine_of(config.engine).command(config.engine, model, launch, None)
+    secrets = sorted(command.secret_env)
+    words = [*(f"{key}=$API_KEY" for key in secrets), *(f"{key}={value}" for key, value in command.env.items())]
+    return " ".join([*words, shlex.join(str(word) for word in command.argv)]), secrets
+
+
+def refuse_unsupported(config: RunConfig) -> None:
+    """Raise UsageError with the engine's own reason when it cannot serve what the scheme makes."""
+    support = engine_of(config.engine).support(config.engine, config.scheme.format)
+    if support.answer is SupportAnswer.NO:
+        raise UsageError(support.reason)

@@ -1,0 +1,78 @@
+"""The root config of a cell, and what an experiment is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from bench.base.errors import UsageError, nearest
+from bench.base.schema import expect, not_identity, schema
+from bench.engines.base import EngineConfig
+from bench.load.config import ScenarioConfig, WorkloadConfig
+from bench.quality.config import TaskConfig
+from quantize.models import ModelConfig
+from quantize.schemes.base import SchemeConfig
+
+
+@schema(None, "run")
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One cell: a model under a scheme on an engine, with its scenarios and tasks.
+
+    `baseline` is the scheme quality is compared with. `workloads`, `scenarios` and `tasks` are plugins by name;
+    a scenario names the workload it uses. `repeat` tells repeated measurements of one cell apart.
+    """
+
+    model: ModelConfig = MISSING
+    scheme: SchemeConfig = MISSING
+    baseline: SchemeConfig = MISSING
+    engine: EngineConfig = MISSING
+    workloads: dict[str, Any] = field(default_factory=dict)
+    scenarios: dict[str, Any] = field(default_factory=dict)
+    tasks: dict[str, Any] = field(default_factory=dict)
+    repeat: int = 0
+    out: str | None = not_identity(None)
+
+    def __post_init__(self) -> None:
+        if self.repeat < 0:
+            raise ValueError(f"repeat={self.repeat} must be 0 or more")
+
+    def scenario(self, name: str) -> tuple[ScenarioConfig, WorkloadConfig]:
+        """Scenario `name` and the workload it uses; raises UsageError when that workload is not there."""
+        scenario = expect(self.scenarios[name], ScenarioConfig, f"scenarios.{name}")
+        if scenario.workload not in self.workloads:
+            hint = nearest(scenario.workload, self.workloads)
+            raise UsageError(f"scenarios.{name}.workload='{scenario.workload}' is not among the workloads; {hint}")
+        return scenario, expect(self.workloads[scenario.workload], WorkloadConfig, f"workloads.{scenario.workload}")
+
+    def task(self, name: str) -> TaskConfig:
+        """Task `name`."""
+        return expect(self.tasks[name], TaskConfig, f"tasks.{name}")
+
+
+@schema("experiment", "experiment")
+@dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """Cells as override strings: `base` for all, one of each axis of `product`, `include` added, `exclude` left out.
+
+    An entry may hold several overrides separated by spaces. An `exclude` entry drops the cells that have all of them.
+    `report` are overrides of the report's config, such as the load at which variants are priced.
+    """
+
+    name: str = MISSING
+    description: str = ""
+    base: list[str] = field(default_factory=list)
+    product: list[list[str]] = field(default_factory=list)
+    include: list[str] = field(default_factory=list)
+    exclude: list[str] = field(default_factory=list)
+    report: list[str] = field(default_factory=list)
+
+
+@schema(None, "plan")
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig:
+    """The root that picks an experiment."""
+
+    experiment: ExperimentConfig = MISSING

@@ -1,0 +1,135 @@
+"""From an experiment to cells. Pure: nothing is run, made or looked up on disk but the shipped configuration."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.base.compose import compose, parse_overrides
+from bench.base.errors import UsageError
+from bench.base.hashing import canonical_json
+from bench.base.schema import identity
+from bench.plan.config import ExperimentConfig, PlanConfig, RunConfig
+
+DEFAULT_EXPERIMENT = "default"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellSpec:
+    """One planned cell: its overrides, and the config they compose to or why they do not."""
+
+    overrides: tuple[str, ...]
+    config: RunConfig | None
+    error: str | None = None
+
+    @property
+    def label(self) -> str:
+        """How people tell cells apart: scheme, engine, and the repeat where there is more than one."""
+        if self.config is None:
+            return " ".join(self.overrides)
+        label = f"{self.config.scheme.label} · {self.config.engine.kind}"
+        return f"{label} · repeat {self.config.repeat}" if self.config.repeat else label
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All cells of a run, each once, in the order of the experiment, and what its report is told."""
+
+    name: str
+    report: tuple[str, ...] = ()
+    cells: tuple[CellSpec, ...]
+
+
+def plan(overrides: Sequence[str], *, multirun: bool = False, config_dir: Path | None = None) -> Plan:
+    """Expand `experiment=NAME` and the user's overrides into cells.
+
+    User overrides apply to every cell, after the experiment's own. With `multirun`, comma lists become axes.
+    Raises UsageError when a cell that was written explicitly does not compose, or when none does; a product's cell
+    that does not compose becomes a CellSpec with an error.
+    """
+    chosen, own = _split_experiment(overrides)
+    experiment = compose("plan", chosen, PlanConfig, config_dir=config_dir).experiment
+    fixed, axes = _split_axes(own, multirun=multirun)
+    specs: list[CellSpec] = []
+    errors: list[UsageError] = []
+    for explicit, written in _expand(experiment, axes):
+        cell = _last_wins([*written, *fixed])
+        try:
+            specs.append(CellSpec(overrides=cell, config=_compose_cell(cell, config_dir)))
+        except UsageError as error:
+            if explicit:
+                raise
+            errors.append(error)
+            specs.append(CellSpec(overrides=cell, config=None, error=str(error)))
+    if errors and all(spec.config is None for spec in specs):
+        raise errors[0]
+    if not specs:
+        raise UsageError(f"experiment '{experiment.name}' has no cells left: its exclude entries drop all of them")
+    return Plan(name=experiment.name, report=tuple(experiment.report), cells=tuple(_distinct(specs)))
+
+
+def _compose_cell(overrides: Sequence[str], config_dir: Path | None) -> RunConfig:
+    config = compose("run", overrides, RunConfig, config_dir=config_dir)
+    for name in config.scenarios:
+        config.scenario(name)
+    for name in config.tasks:
+        config.task(name)
+    return config
+
+
+def _split_experiment(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    keys = [(override.split("=", 1)[0], override) for override in overrides]
+    chosen = [override for key, override in keys if key == "experiment" or key.startswith("experiment.")]
+    return chosen, [override for _, override in keys if override not in chosen]
+
+
+def _split_axes(overrides: Sequence[str], *, multirun: bool) -> tuple[list[str], list[list[str]]]:
+    fixed: list[str] = []
+    axes: list[list[str]] = []
+    for text, parsed in zip(overrides, parse_overrides(overrides), strict=True):
+        if not parsed.is_sweep_override():
+            fixed.append(text)
+        elif multirun:
+            axes.append([f"{parsed.get_key_element()}={value}" for value in parsed.sweep_string_iterator()])
+        else:
+            raise UsageError(f"'{text}' lists several values; add -m to run their product")
+    return fixed, axes
+
+
+def _expand(experiment: ExperimentConfig, user_axes: Sequence[Sequence[str]]) -> Iterator[tuple[bool, list[str]]]:
+    """Pairs of (written explicitly?, overrides) before the user's fixed overrides."""
+    base = _words(experiment.base)
+    excludes = [set(shlex.split(entry)) for entry in experiment.exclude]
+    axes = [*experiment.product, *user_axes]
+    for choice in itertools.product(*axes):
+        cell = [*base, *_words(choice)]
+        if not any(exclude <= set(cell) for exclude in excludes):
+            yield not axes, cell
+    for entry in experiment.include:
+        yield True, [*base, *shlex.split(entry)]
+
+
+def _words(entries: Iterable[str]) -> list[str]:
+    return [word for entry in entries for word in shlex.split(entry)]
+
+
+def _last_wins(overrides: Sequence[str]) -> tuple[str, ...]:
+    """Each key once, at its last value; group choices first, so that values refine what was chosen."""
+    by_key: dict[str, str] = {}
+    for text, parsed in zip(overrides, parse_overrides(overrides), strict=True):
+        key = str(parsed.get_key_element()).lstrip("+~")
+        by_key.pop(key, None)
+        by_key[key] = text
+    return tuple(by_key.values())
+
+
+def _distinct(specs: Iterable[CellSpec]) -> Iterator[CellSpec]:
+    seen: set[bytes] = set()
+    for spec in specs:
+        mark = canonical_json(identity(spec.config) if spec.config is not None else list(spec.overrides))
+        if mark not in seen:
+            seen.add(mark)
+            yield spec

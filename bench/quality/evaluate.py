@@ -1,0 +1,74 @@
+"""Run one task and leave its items and summary on disk."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.base.files import write_atomic, write_json
+from bench.base.progress import Progress
+from bench.base.validity import Reason
+from bench.engines.scoring import ScorableModel, Scorer
+from bench.quality.config import TaskConfig
+from bench.quality.job import TaskJob
+
+SCHEMA_VERSION = 1
+
+
+def evaluate(
+    task: TaskConfig,
+    *,
+    variant: ScorableModel,
+    baseline: ScorableModel | None,
+    scorer: Scorer,
+    out: Path,
+    progress: Progress,
+    reasons: Sequence[Reason] = (),
+) -> dict[str, Any]:
+    """Measure `task` and write `items.parquet` and then `summary.json` into `out`; returns the summary.
+
+    `reasons` say how the scoring relates to the serving and are put on every figure. Raises UsageError for a text
+    that cannot be used, WorkerError when the scoring process fails; then nothing is written.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".work-") as name:
+        job = TaskJob(
+            variant=variant,
+            baseline=baseline if task.needs_baseline else None,
+            scorer=scorer,
+            work_dir=Path(name),
+            progress=progress,
+            reasons=reasons,
+        )
+        outcome = task.run(job)
+    summary = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": task.kind,
+        "variant": {"key": variant.key, "label": variant.label},
+        "metrics": outcome.metrics,
+        "errors": outcome.errors,
+        "validity": sorted({reason for metric in outcome.metrics.values() for reason in metric["validity"]}),
+        "items": len(next(iter(outcome.items.values()), ())),
+        **outcome.details,
+    }
+    _write_items(out / "items.parquet", outcome.items)
+    write_json(out / "summary.json", summary)
+    return summary
+
+
+def _write_items(path: Path, columns: dict[str, NDArray[Any]]) -> None:
+    """One row an item, numbered in `item`; NaN becomes null."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    count = len(next(iter(columns.values()), ()))
+    arrays: dict[str, NDArray[Any]] = {"item": np.arange(count, dtype=np.int64), **columns}
+    table = pa.table({name: pa.array(values, from_pandas=True) for name, values in arrays.items()})
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, compression="zstd")
+    write_atomic(path, buffer.getvalue().to_pybytes())

@@ -1,0 +1,68 @@
+"""95 % intervals of means over tokens that come in windows, and of shares.
+
+Tokens of one window share a text, so they are not independent: the interval of a mean treats each window as one
+draw (a cluster), with Student's t for few windows. llama-perplexity instead treats every token as a draw; its
+standard error is given beside ours under its own name.
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Z = NormalDist().inv_cdf(0.975)
+#: 97.5 % quantiles of Student's t for 1 … 10 degrees of freedom.
+_T = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
+
+
+def t_quantile(degrees: int) -> float:
+    """97.5 % quantile of Student's t: tabulated, above 10 degrees Fisher's expansion (error below 1e-4)."""
+    if degrees <= len(_T):
+        return _T[degrees - 1]
+    z = _Z
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    return z + math.fsum(term / float(degrees) ** power for power, term in enumerate(terms, start=1))
+
+
+def window_interval(values: NDArray[np.float64]) -> tuple[float, float] | None:
+    """95 % interval of the mean of `values`, shape (windows, scored): mean ± t · sd(window means) / √windows.
+
+    None with fewer than two windows, which say nothing about the spread between them.
+    """
+    if len(values) < 2:
+        return None
+    means = values.mean(axis=1)
+    half = t_quantile(len(means) - 1) * float(means.std(ddof=1)) / math.sqrt(len(means))
+    return float(means.mean()) - half, float(means.mean()) + half
+
+
+def token_standard_error(values: NDArray[np.float64]) -> float | None:
+    """Standard error of the mean as llama-perplexity computes it: √((E[x²] − E[x]²) / (n − 1)), tokens as draws."""
+    return float(values.std()) / math.sqrt(values.size - 1) if values.size > 1 else None
+
+
+def share_interval(hits: int, total: int) -> tuple[float, float] | None:
+    """Wilson's 95 % interval of a share of `total` independent draws; None without any."""
+    if total == 0:
+        return None
+    share, z2 = hits / total, _Z**2
+    centre = (share + z2 / (2 * total)) / (1 + z2 / total)
+    half = _Z / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def exp(value: float) -> float:
+    """exp that gives infinity instead of raising."""
+    return math.exp(value) if value < 700 else math.inf
+
+
+def exp_interval(interval: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Both ends exponentiated."""
+    return None if interval is None else (exp(interval[0]), exp(interval[1]))

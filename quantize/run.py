@@ -1,0 +1,176 @@
+"""Quantize: a model and a scheme to an artefact, made once per machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+from bench.base.clock import utc_now
+from bench.base.files import write_json
+from bench.base.hashing import canonical_json, key_of, sha256_file
+from bench.base.progress import Progress
+from bench.base.schema import identity
+from bench.store.artefacts import MANIFEST, ArtefactStore
+from bench.toolchains.toolchain import Toolchain
+from quantize.artefact import Artefact
+from quantize.models import ModelConfig
+from quantize.schemes.base import Job, Product, SchemeConfig
+from quantize.source import Source, resolve
+
+__all__ = [
+    "Artefact",
+    "ConfiguredToolchains",
+    "Toolchains",
+    "artefact_key",
+    "quantize",
+    "quantize_source",
+    "scheme_key",
+]
+
+SCHEMA_VERSION = 1
+LOG_FILE = "quantize.log"
+
+
+class Toolchains(Protocol):
+    """Where environments come from."""
+
+    def lock(self, name: str) -> str:
+        """The lock hash of toolchain `name`, without making it."""
+        ...
+
+    def ensure(self, name: str, progress: Progress) -> Toolchain:
+        """Toolchain `name`, made first when it is not there."""
+        ...
+
+
+class ConfiguredToolchains:
+    """Toolchains as `conf/toolchain` describes them."""
+
+    def lock(self, name: str) -> str:
+        from bench.toolchains.config import load_toolchain_config
+        from bench.toolchains.ensure import lock_hash
+
+        return lock_hash(load_toolchain_config(name))
+
+    def ensure(self, name: str, progress: Progress) -> Toolchain:
+        from bench.toolchains.config import load_toolchain_config
+        from bench.toolchains.ensure import ensure
+
+        return ensure(load_toolchain_config(name), progress=progress)
+
+
+def artefact_key(
+    scheme: SchemeConfig, source_digest: str, toolchain_lock: str, calibration_digest: str | None = None
+) -> str:
+    """What makes two artefacts the same one: worker version, scheme, source, calibration and toolchain."""
+    return key_of(
+        {
+            "worker": scheme.worker_version,
+            "scheme": identity(scheme),
+            "source": source_digest,
+            "calibration": calibration_digest,
+            "toolchain": toolchain_lock,
+        }
+    )
+
+
+def scheme_key(source: Source, scheme: SchemeConfig, toolchains: Toolchains) -> str:
+    """The key of `scheme` over `source`, without making anything.
+
+    Where another artefact is read in the source's place, its key takes the place of the source's digest.
+    """
+    prior = scheme.prior(source)
+    digest = source.digest if prior is None else f"artefact:{scheme_key(source, prior, toolchains)}"
+    return artefact_key(scheme, digest, toolchains.lock(scheme.toolchain))
+
+
+def quantize(
+    model: ModelConfig,
+    scheme: SchemeConfig,
+    *,
+    cache: Path,
+    progress: Progress,
+    toolchains: Toolchains | None = None,
+) -> Artefact:
+    """The variant of `model` under `scheme`: from `cache` when it is there, else made now.
+
+    Raises UsageError for bad input, ToolchainError when the environment cannot be made, CellFailure when the
+    quantizer fails. A failure or a kill leaves no half artefact.
+    """
+    source = resolve(model, cache=cache, progress=progress)
+    return quantize_source(source, scheme, cache=cache, progress=progress, toolchains=toolchains)
+
+
+def quantize_source(
+    source: Source,
+    scheme: SchemeConfig,
+    *,
+    cache: Path,
+    progress: Progress,
+    toolchains: Toolchains | None = None,
+) -> Artefact:
+    """`quantize` for a source that is already resolved."""
+    provider = toolchains or ConfiguredToolchains()
+    store = ArtefactStore(cache / "artefacts")
+    key = scheme_key(source, scheme, provider)
+    found = _cached(store, key)
+    if found is not None:
+        progress.say(f"{scheme.label}: already made ({key})")
+        return found
+    toolchain = provider.ensure(scheme.toolchain, progress)
+    with store.making(key) as work:
+        if store.manifest(key) is None:
+            progress.say(f"quantizing {source.name} to {scheme.label}")
+            job = Job(
+                source=source,
+                toolchain=toolchain,
+                work=work,
+                log=work / LOG_FILE,
+                progress=progress,
+                make=lambda other: quantize_source(source, other, cache=cache, progress=progress, toolchains=provider),
+            )
+            product = scheme.launch(job)
+            write_json(
+                work / MANIFEST, {"schema_version": SCHEMA_VERSION, "key": key, **_manifest(scheme, job, product)}
+            )
+    made = _cached(store, key)
+    assert made is not None, "an artefact exists once its manifest was written"
+    return made
+
+
+def _cached(store: ArtefactStore, key: str) -> Artefact | None:
+    manifest = store.manifest(key)
+    return None if manifest is None else Artefact(key=key, directory=store.directory(key), manifest=manifest)
+
+
+def _manifest(scheme: SchemeConfig, job: Job, product: Product) -> dict[str, Any]:
+    source, work = job.source, job.work
+    files: list[dict[str, Any]] = [
+        {"path": name, "size_bytes": (work / name).stat().st_size, "sha256": sha256_file(work / name)}
+        for name in product.files
+    ]
+    return {
+        "label": scheme.label,
+        "format": product.format,
+        "scheme": json.loads(canonical_json(scheme)),
+        "model": {
+            "name": source.name,
+            "digest": source.digest,
+            "license": source.license,
+            "notes": list(source.notes),
+        },
+        "files": files,
+        "size_bytes": sum(file["size_bytes"] for file in files),
+        "parameters": product.parameters,
+        "effective_bits_per_weight": product.effective_bits_per_weight,
+        "tensor_types": list(product.tensor_types),
+        "warnings": list(product.warnings),
+        "command": list(product.command),
+        "made_from": product.made_from,
+        "toolchain": job.toolchain.describe(),
+        "wall_s": product.wall_s,
+        "cpu_s": product.cpu_s,
+        "peak_rss_bytes": product.peak_rss_bytes,
+        "created": utc_now(),
+    }

@@ -1,0 +1,102 @@
+"""What every scheme is: a config in group `scheme` that can launch itself. Nothing else of the house names schemes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from bench.base.progress import Progress
+from bench.base.schema import not_identity
+from quantize.artefact import Artefact
+from quantize.source import Source
+
+if TYPE_CHECKING:
+    from bench.toolchains.toolchain import Toolchain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a scheme gets to do its work: everything it writes goes below `work`, tool output to `log`.
+
+    `make` gives the artefact of another scheme over the same source, made first when it is not there.
+    """
+
+    source: Source
+    toolchain: Toolchain
+    work: Path
+    log: Path
+    progress: Progress
+    make: Callable[[SchemeConfig], Artefact]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    """What a scheme wrote into its work folder; sizes and digests are taken by the caller.
+
+    `made_from`: key of the artefact that was read in the source's place, if any.
+    `files` are relative to the work folder, the model first. `command` is recorded as it stands, so it names no path
+    of this machine.
+    """
+
+    format: str
+    files: Sequence[str]
+    command: Sequence[str]
+    parameters: int
+    effective_bits_per_weight: float | None
+    tensor_types: Sequence[dict[str, Any]]
+    warnings: Sequence[str]
+    wall_s: float
+    cpu_s: float | None
+    peak_rss_bytes: int | None
+    made_from: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchemeConfig:
+    """Base of the group. `toolchain` names the environment; its lock, not its name, enters the artefact's key.
+
+    `max_divergence` bounds the mean divergence from the baseline, in nats per token, above which the candidate
+    counts as corrupt: a bound on breakage, not on quality.
+    """
+
+    #: Raised when the same config begins to give other bytes.
+    worker_version: ClassVar[int] = 1
+
+    kind: str = "?"
+    toolchain: str = not_identity("")
+    max_divergence: float = not_identity(1.0)
+
+    def __post_init__(self) -> None:
+        if not self.max_divergence > 0:
+            raise ValueError(f"scheme.max_divergence={self.max_divergence} must be positive (nats per token)")
+
+    @property
+    def label(self) -> str:
+        """What reports call the variant."""
+        return self.kind
+
+    @property
+    def format(self) -> str:
+        """What it writes, `gguf` or `hf`: known before any work, so that an engine can refuse it."""
+        return "hf"
+
+    def prior(self, source: Source) -> SchemeConfig | None:
+        """The scheme whose artefact is read in the source's place and enters the key; None: the source is read."""
+        return None
+
+    def launch(self, job: Job) -> Product:
+        """Write the candidate; raises UsageError, CellFailure or ToolchainError."""
+        raise NotImplementedError(f"scheme kind '{self.kind}' cannot quantize")
+
+
+def discover() -> None:
+    """Import every module of this package, so that each registers its schema."""
+    import importlib
+    import pkgutil
+
+    import quantize.schemes
+
+    for module in pkgutil.iter_modules(quantize.schemes.__path__):
+        importlib.import_module(f"quantize.schemes.{module.name}")

@@ -1,0 +1,68 @@
+"""`quantbench load` against an endpoint of somebody else's: no toolchain, no tokenizer, the files of a record."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bench.load.truth.launch import TruthServer
+from tests.support import quantbench
+
+COLUMNS = {
+    *("request_id", "scenario", "repeat", "worker", "scheduled_ns", "sent_ns", "first_token_ns", "last_token_ns"),
+    *("prompt_tokens", "cached_tokens", "output_tokens", "events", "status", "error_kind"),
+}
+
+
+@pytest.mark.parametrize("api", ["completions", "chat"])
+def test_the_documented_command_leaves_the_record(tmp_path: Path, api: str) -> None:
+    with TruthServer(ttft_ms=20, itl_ms=2) as server:
+        answer = quantbench(
+            "load",
+            f"endpoint.url={server.url}",
+            "endpoint.model=truth",
+            "scenario=closed",
+            "scenario.concurrency=16",
+            "scenario.requests=64",
+            "workload.input_tokens=32",
+            "workload.output_tokens=24",
+            f"workload.api={api}",
+            "out=record",
+            cwd=tmp_path,
+            env={"QUANTBENCH_CACHE": str(tmp_path / "unused")},
+        )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert "output_throughput" in answer.stdout
+    record = tmp_path / "record"
+    requests = pd.read_parquet(record / "requests.parquet")
+    events = pd.read_parquet(record / "events.parquet")
+    summary = json.loads((record / "summary.json").read_text())
+    assert set(requests.columns) >= COLUMNS
+    assert set(events.columns) >= {"request_id", "ns", "bytes", "tokens"}
+    main = requests[requests["phase"] == "main"]
+    assert len(main) == 64
+    assert main["output_tokens"].eq(24).all()
+    assert summary["errors"] == {}
+    assert summary["metrics"]["output_tokens_total"]["value"] == 64 * 24
+    assert json.loads((record / "manifest.json").read_text())["status"] == "complete"
+
+
+def test_errors_are_counted_by_kind_and_the_exit_code_says_so(tmp_path: Path) -> None:
+    with TruthServer(ttft_ms=5, itl_ms=1) as server:
+        answer = quantbench(
+            "load",
+            f"endpoint.url={server.url}",
+            "endpoint.model=truth:error_event:2",
+            "endpoint.check=false",
+            "scenario.requests=6",
+            "workload.output_tokens=8",
+            "out=record",
+            cwd=tmp_path,
+        )
+    assert answer.returncode == 1
+    summary = json.loads((tmp_path / "record" / "summary.json").read_text())
+    assert list(summary["errors"]) == ["stream_error"]
+    assert "stream_error" in answer.stdout

@@ -1,0 +1,198 @@
+"""Ways to an endpoint other than plain TCP, and connections that never come about."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from bench.base.clock import NS_PER_MS, NS_PER_S
+from bench.load import segments
+from bench.load.client import Client, Deadlines
+from bench.load.config import ClosedConfig, SyntheticConfig
+from bench.load.connection import Dial
+from bench.load.run import run_scenario
+from bench.load.schedule import ClosedArrivals
+from bench.load.stamps import KernelReader
+from bench.load.target import Target
+from tests.support import require
+
+EVENTS = (
+    b'data: {"choices":[{"text":"one","finish_reason":null}]}\n\n',
+    b'data: {"choices":[{"text":" two","finish_reason":"length"}]}\n\n',
+    b'data: {"choices":[],"usage":{"prompt_tokens":4,"completion_tokens":2}}\n\n',
+    b"data: [DONE]\n\n",
+)
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+Wrap = Callable[[socket.socket], socket.socket]
+
+
+def serve(connection: socket.socket) -> None:
+    """Answer every request on a connection with the same stream."""
+    received = b""
+    while data := connection.recv(65536):
+        received += data
+        head, found, body = received.partition(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0] or 0)
+        if not found or len(body) < length:
+            continue
+        received = b""
+        connection.sendall(HEAD)
+        for event in EVENTS:
+            connection.sendall(b"%x\r\n%b\r\n" % (len(event), event))
+        connection.sendall(b"0\r\n\r\n")
+
+
+@contextmanager
+def serving(
+    listener: socket.socket, wrap: Callable[[socket.socket], socket.socket] = lambda plain: plain
+) -> Iterator[None]:
+    """A canned engine behind `listener`, one thread a connection."""
+
+    def talk(plain: socket.socket) -> None:
+        with suppress(OSError), plain, wrap(plain) as connection:
+            serve(connection)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                threading.Thread(target=talk, args=(connection,), daemon=True).start()
+
+    thread = threading.Thread(target=accept, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(5)
+
+
+def assert_answered(url: str, out: Path, *, time_source: str, ca_file: str | None = None) -> None:
+    workload = SyntheticConfig(output_tokens=2, input_tokens=4, tokenize=False)
+    target = Target(url=url, model="m", ca_file=ca_file)
+    summary = run_scenario(target, ClosedConfig(concurrency=2, requests=8, warmup=0), workload, out)
+    assert summary["errors"] == {}
+    assert summary["own_error"]["time_source"] == time_source
+    assert pq.read_table(out / "requests.parquet").column("output_tokens").to_pylist() == [2] * 8
+
+
+def test_unix_socket(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "e.sock"))
+        listener.listen()
+        with serving(listener):
+            assert_answered(f"unix:{tmp_path}/e.sock", tmp_path / "out", time_source="user")
+
+
+def test_ipv6(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET6) as listener:
+        try:
+            listener.bind(("::1", 0))
+        except OSError:
+            require(False, "IPv6 on the loopback interface")
+        listener.listen()
+        with serving(listener):
+            assert_answered(f"http://[::1]:{listener.getsockname()[1]}", tmp_path / "out", time_source="kernel")
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    require(shutil.which("openssl") is not None, "openssl makes the certificate")
+    key, cert = folder / "key.pem", folder / "cert.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(cert)]
+    subprocess.run(command, check=True, capture_output=True)
+    return key, cert
+
+
+def test_tls(tmp_path: Path) -> None:
+    key, cert = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with serving(listener, lambda plain: context.wrap_socket(plain, server_side=True)):
+            url = f"https://localhost:{port}"
+            assert_answered(url, tmp_path / "out", time_source="user", ca_file=str(cert))
+            scenario = ClosedConfig(requests=3, warmup=0)
+            untrusted = run_scenario(
+                Target(url=url, model="m"), scenario, SyntheticConfig(tokenize=False), tmp_path / "untrusted"
+            )
+    assert untrusted["errors"] == {"tls": 3}
+    assert untrusted["status"] == "failed"
+
+
+def endings(address: tuple[str, int], folder: Path, requests: int, breaker: int) -> list[bytes]:
+    """How requests to `address` ended, as the recording has it; the connect deadline is 200 ms."""
+    record = segments.SegmentWriter(folder, "w")
+    client = Client(
+        dial=Dial(family=socket.AF_INET, address=address),
+        reader=KernelReader(),
+        record=record,
+        deadlines=Deadlines(connect_ns=200 * NS_PER_MS, first_token_ns=NS_PER_S, stall_ns=NS_PER_S, total_ns=NS_PER_S),
+        request_bytes=lambda _: b"GET / HTTP/1.1\r\n\r\n",
+        breaker=breaker,
+    )
+    client.run(ClosedArrivals(range(requests), 1, 0))
+    client.close()
+    record.close()
+    return [payload for tag, *_, payload in segments.read_records(folder, "w") if tag == segments.END]
+
+
+def test_refused_connections_trip_the_breaker(tmp_path: Path) -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        assert endings(bound.getsockname(), tmp_path, requests=100, breaker=4) == [b"refused"] * 4
+
+
+def test_a_connection_that_is_never_accepted_times_out(tmp_path: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            with suppress(BlockingIOError):
+                filler.connect(listener.getsockname())
+        try:
+            assert endings(listener.getsockname(), tmp_path, requests=2, breaker=9) == [b"connect_timeout"] * 2
+        finally:
+            for filler in fillers:
+                filler.close()
+
+
+@pytest.mark.parametrize("size", [200, 3_000_000])
+def test_requests_of_any_size_arrive_whole(tmp_path: Path, size: int) -> None:
+    received: list[int] = []
+
+    def count(connection: socket.socket) -> socket.socket:
+        remaining = size
+        while remaining:
+            remaining -= len(connection.recv(65536))
+        received.append(size)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        return connection
+
+    record = segments.SegmentWriter(tmp_path, "w")
+    with socket.create_server(("127.0.0.1", 0)) as listener, serving(listener, count):
+        second = Deadlines(connect_ns=NS_PER_S, first_token_ns=9 * NS_PER_S, stall_ns=NS_PER_S, total_ns=9 * NS_PER_S)
+        client = Client(
+            dial=Dial(family=socket.AF_INET, address=listener.getsockname()),
+            reader=KernelReader(),
+            record=record,
+            deadlines=second,
+            request_bytes=lambda _: bytes(size),
+            breaker=3,
+        )
+        client.run(ClosedArrivals([0], 1, 0))
+        client.close()
+    record.close()
+    assert received == [size]

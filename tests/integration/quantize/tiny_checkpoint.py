@@ -1,0 +1,76 @@
+"""Worker of the llama_cpp_convert toolchain: a tiny Llama with random weights, and what transformers says of it.
+
+Weights are drawn wide, so that predictions are sharp and depend on attention: a near-uniform model would agree with
+anything.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sentencepiece
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+VOCABULARY = 1000
+
+
+def run(request: dict[str, Any], progress: Callable[..., None]) -> dict[str, Any]:
+    """Make a checkpoint, or score token ids under one."""
+    return {"make": make, "score": score}[request["task"]](request)
+
+
+def make(request: dict[str, Any]) -> dict[str, Any]:
+    """Write the folder: 2 layers of 256, grouped-query attention, a SentencePiece vocabulary learnt from `text`."""
+    folder = Path(request["folder"])
+    folder.mkdir(parents=True)
+    sentencepiece.SentencePieceTrainer.train(
+        input=request["text"],
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=VOCABULARY,
+        model_type="bpe",
+        byte_fallback=True,
+        normalization_rule_name="identity",  # as Llama's own: newlines and double spaces stay
+        remove_extra_whitespaces=False,
+        num_threads=1,
+        minloglevel=2,
+    )
+    (folder / "tokenizer.vocab").unlink()
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))
+    torch.manual_seed(7)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        rope_theta=50_000.0,
+        initializer_range=0.1,
+        tie_word_embeddings=False,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    model = LlamaForCausalLM(config).to(getattr(torch, request["dtype"]))
+    model.save_pretrained(folder, safe_serialization=True)
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    text = Path(request["text"]).read_text(encoding="utf-8")[:2000]
+    return {"text": text, "ids": processor.encode(text)}
+
+
+def score(request: dict[str, Any]) -> dict[str, Any]:
+    """Negative log-likelihood in nat of every token after the first; weights as stored, arithmetic in float32.
+
+    `rope_theta` replaces the checkpoint's own when it is given.
+    """
+    config = LlamaConfig.from_pretrained(request["folder"])
+    config.rope_theta = request.get("rope_theta") or config.rope_theta
+    model = LlamaForCausalLM.from_pretrained(request["folder"], config=config, dtype=torch.float32)
+    ids = torch.tensor([request["ids"]])
+    with torch.inference_mode():
+        logits = model(ids).logits[0].to(torch.float64)
+    chosen = torch.log_softmax(logits[:-1], dim=-1).gather(1, ids[0, 1:, None])
+    return {"nll": np.asarray(-chosen[:, 0]).tolist()}

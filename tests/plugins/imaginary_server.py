@@ -1,0 +1,58 @@
+"""The imaginary engine's server: `HOST PORT BEHAVIOUR`. A test instrument."""
+
+import http.server
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+KEY = os.environ["IMAGINARY_KEY"]
+HOST, PORT, BEHAVIOUR = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+TRIED = Path(os.environ["TMPDIR"]) / "tried"
+answered: list[str] = []
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def answer(self, status: int, body: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def do_GET(self) -> None:
+        if self.path == "/metrics":
+            text = "# TYPE imaginary:generation_tokens_total counter\nimaginary:generation_tokens_total"
+            self.answer(200, f"{text} {len(answered)}\n")
+        else:
+            self.answer(200, "ok")
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers["Authorization"] != f"Bearer {KEY}":
+            self.answer(401, "wrong key")
+        elif BEHAVIOUR == "never_generates":
+            self.answer(503, "loading")
+        else:
+            answered.append(self.path)
+            self.answer(200, json.dumps({"choices": [{"text": "x"}]}))
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+if BEHAVIOUR == "dies":
+    print("loading weights", flush=True)
+    print("fatal: no such tensor", flush=True)
+    sys.exit(7)
+if BEHAVIOUR == "out_of_memory":
+    print("ggml_backend_alloc: failed to allocate buffer of size 99999999999", flush=True)
+    os.abort()
+if BEHAVIOUR == "port_taken_once" and not TRIED.exists():
+    TRIED.touch()
+    print("couldn't bind HTTP server socket", flush=True)
+    sys.exit(1)
+if BEHAVIOUR == "slow":
+    time.sleep(0.5)
+print("listening", flush=True)
+http.server.ThreadingHTTPServer((HOST, PORT), Handler).serve_forever()

@@ -1,0 +1,89 @@
+"""What many tests need: real data, prerequisites that must be there in CI, the command line as users run it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+def in_ci() -> bool:
+    """Whether a missing prerequisite is a failure."""
+    return os.environ.get("CI", "").lower() in {"1", "true"}
+
+
+def require(present: bool, reason: str) -> None:
+    """Skip the test where a prerequisite is missing; in CI that is a failure."""
+    if present:
+        return
+    if in_ci():
+        pytest.fail(f"missing in CI: {reason}")
+    pytest.skip(reason)
+
+
+def test_data(relative: str) -> Path:
+    """A file of the real evaluation data, found through QUANTBENCH_TEST_DATA."""
+    root = Path(os.environ.get("QUANTBENCH_TEST_DATA", CHECKOUT.parent / "shared" / "data"))
+    path = root / relative
+    require(path.exists(), f"{relative} is not below QUANTBENCH_TEST_DATA")
+    return path
+
+
+test_data.__test__ = False  # type: ignore[attr-defined]  # its name reads well in tests, and pytest must not collect it
+
+
+#: The quickstart with fewer requests, so that a test takes seconds.
+SMALL = (
+    "experiment=quickstart",
+    "scenarios.c1.requests=4",
+    "scenarios.c4.requests=16",
+    "scenarios.chat_c4.requests=16",
+    "workloads.default.output_tokens=16",
+    "workloads.chat.output_tokens=16",
+    "tasks.perplexity.windows=2",
+    "tasks.divergence.windows=2",
+)
+
+Answer = subprocess.CompletedProcess[str]
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder to run in and a cache whose artefacts are the test's own; toolchains and sources are shared."""
+
+    folder: Path
+    cache: Path
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What makes quantbench use this workspace."""
+        return {"QUANTBENCH_CACHE": str(self.cache)}
+
+    def run(self, *arguments: str, timeout_s: float = 600) -> Answer:
+        """Run quantbench here."""
+        return quantbench(*arguments, cwd=self.folder, env=self.env, timeout_s=timeout_s)
+
+
+def quantbench(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None, timeout_s: float = 600) -> Answer:
+    """Run the command line in a process of its own."""
+    return subprocess.run(
+        command_line(arguments),
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+
+
+def command_line(arguments: Sequence[str]) -> list[str]:
+    """How tests start quantbench."""
+    return [sys.executable, "-m", "bench", *arguments]

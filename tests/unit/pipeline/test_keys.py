@@ -1,0 +1,44 @@
+"""Keys are pinned: a change here makes every recorded result unreachable, so it must be meant."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from bench.engines.llama_cpp import LlamaCppConfig
+from bench.load.config import ClosedConfig, SyntheticConfig
+from bench.pipeline.keys import cell_key, scenario_key, task_key
+from bench.quality.config import PerplexityConfig
+
+MACHINE = {"cpu": "Example 3000", "cores": 2, "memory_bytes": 1 << 34, "gpus": [], "kernel": "6.1"}
+
+
+def cell(engine: LlamaCppConfig, *, repeat: int = 0) -> str:
+    return cell_key(artefact="a1", engine=engine, engine_lock="l1", machine=MACHINE, repeat=repeat)
+
+
+def test_cell_keys_are_golden() -> None:
+    assert cell(LlamaCppConfig()) == "ff3d5ba73272c111"
+
+
+def test_scenario_keys_are_golden() -> None:
+    assert scenario_key(ClosedConfig(), SyntheticConfig()) == "ca78d81bb4278989"
+
+
+def test_task_keys_are_golden() -> None:
+    made = task_key(PerplexityConfig(), text_digest="sha256:00", baseline=None, scorer_lock="l1")
+    assert made == "4ba08ad5ffa236e8"
+
+
+def test_what_changes_a_measurement_changes_its_key() -> None:
+    base = cell(LlamaCppConfig())
+    assert cell(LlamaCppConfig(threads=2)) != base
+    assert cell(LlamaCppConfig(), repeat=1) != base
+    assert cell(LlamaCppConfig(extra_args=["--mlock"])) != base
+
+
+def test_deadlines_and_paths_do_not() -> None:
+    assert cell(LlamaCppConfig(start_timeout_s=1.0, stop_grace_s=9.0)) == cell(LlamaCppConfig())
+    patient = dataclasses.replace(ClosedConfig(), connect_s=99.0, total_s=9999.0)
+    assert scenario_key(patient, SyntheticConfig()) == scenario_key(ClosedConfig(), SyntheticConfig())
+    one = task_key(PerplexityConfig(text="a.txt"), text_digest="sha256:00", baseline=None, scorer_lock="l")
+    assert one == task_key(PerplexityConfig(text="b.txt"), text_digest="sha256:00", baseline=None, scorer_lock="l")

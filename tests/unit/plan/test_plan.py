@@ -1,0 +1,102 @@
+"""From experiments to cells: pure, each cell once, errors where they belong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.base.errors import UsageError
+from bench.pipeline.schemas import register_all
+from bench.plan.plan import Plan, plan
+
+
+@pytest.fixture(autouse=True)
+def _schemas() -> None:
+    register_all()
+
+
+@pytest.fixture
+def config_dir(tmp_path: Path) -> Path:
+    (tmp_path / "experiment").mkdir()
+    return tmp_path
+
+
+def write(config_dir: Path, name: str, body: str) -> None:
+    text = f"defaults: [base_experiment, _self_]\nname: {name}\n{body}"
+    (config_dir / "experiment" / f"{name}.yaml").write_text(text)
+
+
+def labels(planned: Plan) -> list[str]:
+    return [spec.label for spec in planned.cells]
+
+
+def test_the_quickstart_is_two_variants_under_three_loads() -> None:
+    planned = plan(["experiment=quickstart"])
+    assert planned.name == "quickstart"
+    assert labels(planned) == ["F16 · llama_cpp", "Q8_0 · llama_cpp"]
+    for spec in planned.cells:
+        assert spec.config is not None
+        assert list(spec.config.scenarios) == ["c1", "c4", "chat_c4"]
+        assert spec.config.scenario("chat_c4")[1].api.value == "chat"
+        assert list(spec.config.tasks) == ["perplexity", "divergence"]
+
+
+def test_user_overrides_apply_to_every_cell_and_equal_cells_are_one() -> None:
+    planned = plan(["experiment=quickstart", "scheme.type=Q4_0", "engine.threads=2"])
+    assert labels(planned) == ["Q4_0 · llama_cpp"]
+    config = planned.cells[0].config
+    assert config is not None
+    assert config.engine.threads == 2
+
+
+def test_multirun_multiplies_what_the_user_lists() -> None:
+    planned = plan(["scheme=gguf_f16,gguf_q8_0", "engine=llama_cpp,xllamacpp"], multirun=True)
+    assert labels(planned) == ["F16 · llama_cpp", "F16 · xllamacpp", "Q8_0 · llama_cpp", "Q8_0 · xllamacpp"]
+
+
+def test_a_list_without_multirun_is_explained() -> None:
+    with pytest.raises(UsageError, match="lists several values; add -m"):
+        plan(["scheme=gguf_f16,gguf_q8_0"])
+
+
+def test_product_include_and_exclude(config_dir: Path) -> None:
+    write(
+        config_dir,
+        "sweep",
+        "base: [engine.threads=1]\n"
+        "product:\n  - [scheme=gguf_f16, scheme=gguf_q8_0]\n  - [engine=llama_cpp, engine=xllamacpp]\n"
+        "exclude: ['scheme=gguf_f16 engine=xllamacpp']\n"
+        "include: ['scheme=gguf_q4_0 engine.threads=2']\n",
+    )
+    planned = plan(["experiment=sweep"], config_dir=config_dir)
+    assert labels(planned) == ["F16 · llama_cpp", "Q8_0 · llama_cpp", "Q8_0 · xllamacpp", "Q4_0 · llama_cpp"]
+    assert [spec.config and spec.config.engine.threads for spec in planned.cells] == [1, 1, 1, 2]
+
+
+def test_a_product_cell_that_does_not_compose_is_unsupported_with_its_reason(config_dir: Path) -> None:
+    write(config_dir, "partly", "product:\n  - [scheme=gguf_f16, scheme.type=Q99]\n")
+    good, bad = plan(["experiment=partly"], config_dir=config_dir).cells
+    assert good.error is None
+    assert bad.config is None
+    assert "'Q99' is not a known value" in str(bad.error)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("base: [scheme=gguf_q99]", "scheme 'gguf_q99' is unknown"),
+        ("include: [scheme=gguf_q99]", "scheme 'gguf_q99' is unknown"),
+        ("product:\n  - [scheme=gguf_q98, scheme=gguf_q99]", "scheme 'gguf_q98' is unknown"),
+        ("product:\n  - [scheme=gguf_f16]\nexclude: [scheme=gguf_f16]", "has no cells left"),
+        ("base: ['+scenario@scenarios.a=closed']", "scenarios.a.workload='default' is not among the workloads"),
+    ],
+)
+def test_what_was_written_explicitly_is_a_usage_error(config_dir: Path, body: str, message: str) -> None:
+    write(config_dir, "wrong", body)
+    with pytest.raises(UsageError, match=message):
+        plan(["experiment=wrong"], config_dir=config_dir)
+
+
+def test_planning_twice_gives_the_same_plan() -> None:
+    assert plan(["experiment=quickstart"]) == plan(["experiment=quickstart"])

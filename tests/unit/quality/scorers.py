@@ -1,0 +1,57 @@
+"""A scorer for tests: plain functions of the token ids in the place of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.base.progress import Progress
+from bench.engines.scoring import BaselineScores, ScorableModel, ScoredBy, ScoredOn, Tokens, TokenScores, TokenWindows
+
+VARIANT = ScorableModel(format="gguf", path=Path("variant.gguf"), key="v" * 16, label="Q8_0")
+BASELINE = ScorableModel(format="gguf", path=Path("base.gguf"), key="b" * 16, label="F16")
+
+
+@dataclass
+class FormulaScorer:
+    """Every byte is a token; nll and divergence are constants plus a little of the token id."""
+
+    nll: float = 2.0
+    divergence: float = 0.01
+    broken: bool = False
+    bos_id: int | None = None
+    scored: list[tuple[TokenWindows, str, str | None]] = field(default_factory=list)
+
+    @property
+    def scored_by(self) -> ScoredBy:
+        return ScoredBy(engine="formula", build="1", path=ScoredOn.SAME_ARTEFACT_ELSEWHERE)
+
+    def tokenize(self, model: ScorableModel, text: Path, *, work_dir: Path, progress: Progress) -> Tokens:
+        ids = np.frombuffer(text.read_bytes(), dtype=np.uint8).astype(np.int32)
+        return Tokens(ids=ids, byte_lengths=np.ones_like(ids), bos_id=self.bos_id, vocabulary=256)
+
+    def score(
+        self,
+        windows: TokenWindows,
+        *,
+        variant: ScorableModel,
+        baseline: ScorableModel | None,
+        work_dir: Path,
+        progress: Progress,
+    ) -> TokenScores:
+        self.scored.append((windows, variant.key, None if baseline is None else baseline.key))
+        wiggle: NDArray[np.float64] = windows.targets / 1000.0
+        nll = self.nll + wiggle
+        if self.broken:
+            nll[0, 3] = np.nan
+        compared = None
+        if baseline is not None:
+            same = variant.key == baseline.key
+            divergence = np.zeros_like(nll) if same else self.divergence + wiggle / 100
+            compared = BaselineScores(
+                nll=nll - 0.1, divergence=divergence + 0 * nll, top1_match=windows.targets % 4 != 0
+            )
+        return TokenScores(nll=nll, baseline=compared, non_finite=int(self.broken), usage={"wall_s": 0.1})
