@@ -115,7 +115,10 @@ def _read_lenient(path: Path) -> Mapping[str, Any] | None:
 
 
 def _load_cells(directory: Path, run: str) -> tuple[Cell, ...]:
-    """Planned cells in the plan's order, then folders the plan does not know."""
+    """Planned cells in the plan's order, then what earlier plans completed in the same folder.
+
+    What failed or was cut short under an earlier plan was superseded by this one; it stays on disk and is not shown.
+    """
     planned = [mapping(entry) for entry in sequence((_read_lenient(directory / "plan.json") or {}).get("cells"))]
     root = directory / "cells"
     try:
@@ -126,7 +129,8 @@ def _load_cells(directory: Path, run: str) -> tuple[Cell, ...]:
     for index, entry in enumerate(planned):
         folder = folders.pop(text(entry.get("key")) or "", None)
         cells.append(_load_cell(folder, entry, run) if folder else _planned_cell(entry, run, index))
-    cells += [_load_cell(folder, {}, run) for folder in folders.values()]
+    earlier = [_load_cell(folder, {}, run) for folder in folders.values()]
+    cells += [cell for cell in earlier if cell.status == "complete" or not planned]
     return tuple(cells)
 
 

@@ -38,13 +38,24 @@ def test_missing_parts_are_tolerated(tmp_path: Path) -> None:
     run.plan("Q4_0 · llama_cpp", status="planned")
     run.plan("Q4_K_M · vllm", status="unsupported", reason="no GGUF")
     (run.directory / "cells" / "stray").mkdir()
-    f16, q8, planned, refused, stray = load_results([run.directory]).cells
+    f16, q8, planned, refused = load_results([run.directory]).cells
     assert f16.scenarios["c1"].status == "missing"
     assert f16.scenarios["c4"].status == "complete"
     assert (q8.status, q8.failure is not None and q8.failure.kind) == ("failed", "unreadable")
     assert planned.status == "missing"
     assert (refused.status, refused.unsupported_reason) == ("unsupported", "no GGUF")
-    assert stray.status == "failed"
+
+
+def test_of_earlier_plans_only_what_they_completed_is_shown(tmp_path: Path) -> None:
+    run = FakeRun(tmp_path / "run")
+    run.cell("F16")
+    for label, status in (("Q8_0", "complete"), ("Q4_0", "failed"), ("Q4_K_M", "interrupted")):
+        recorded = json.loads((run.directory / "cells" / run.cell(label).name / "cell.json").read_text())
+        write_json(run.directory / "cells" / recorded["key"] / "cell.json", recorded | {"status": status})
+    plan = json.loads((run.directory / "plan.json").read_text())
+    write_json(run.directory / "plan.json", plan | {"cells": plan["cells"][:1]})
+    labels = [cell.label for cell in load_results([run.directory]).cells]
+    assert labels == ["F16", "Q8_0"]
 
 
 def test_wrong_types_become_missing_values(tmp_path: Path) -> None:
