@@ -70,7 +70,10 @@ def serve(arguments: argparse.Namespace) -> int:
             model=endpoint.model,
             key_file=str(endpoint.key_file),
         )
-        endpoint.wait()
+        try:
+            endpoint.wait()
+        except KeyboardInterrupt:  # how serving is meant to end
+            display.result("stopped", status="stopped")
     return 0
 
 

@@ -102,6 +102,11 @@ def main(argv: Sequence[str]) -> int:
         # The reader of our output went away (`quantbench … | head`): nothing is wrong here.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        # A folder that cannot be written, a disk that is full: the system's own words say it best.
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"quantbench: {error.strerror or error}{where}", file=sys.stderr)
+        return 1
 
 
 def console() -> NoReturn:

@@ -101,7 +101,7 @@ class Cell:
     def endpoint(self, variant: Artefact) -> Iterator[LazyEndpoint]:
         """The variant's server, not started until a scenario needs it."""
         assert self.store is not None
-        config, log = self.config.engine, self.store.logs / "engine.log"
+        config, log = self.config.engine, self.store.new_log("engine")
         progress = self.progress.within(stage="serve")
         model = ServedModel(format=variant.manifest["format"], path=variant.model_path, name=served_name(variant))
         with LazyEndpoint(

@@ -88,6 +88,13 @@ class CellStore:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def new_log(self, name: str) -> Path:
+        """A log file that does not exist yet: `name.log`, `name-2.log` … so that a rerun never reads an older failure."""
+        number = 1
+        while (log := self.logs / (f"{name}.log" if number == 1 else f"{name}-{number}.log")).exists():
+            number += 1
+        return log
+
     def read(self) -> dict[str, Any] | None:
         """The cell's manifest, or None."""
         return _read_or_none(self.directory / "cell.json")
@@ -112,8 +119,6 @@ class RunStore:
         self, *, name: str, command: Sequence[str], overrides: Sequence[str], report: Sequence[str], version: str
     ) -> None:
         """Mark the run as running; raises UsageError when the folder holds something that is not a run."""
-        if self.directory.exists() and not self.directory.is_dir():
-            raise UsageError(f"out={self.directory} is a file; name a folder")
         foreign = [entry for entry in _entries(self.directory) if not entry.name.startswith(".")]
         if foreign and not (self.directory / "run.json").is_file():
             raise UsageError(f"out={self.directory} holds files that are not a quantbench run; name another folder")
@@ -153,7 +158,13 @@ class RunStore:
         """A lock on the run directory; raises UsageError at once when another process holds it."""
         from filelock import FileLock, Timeout
 
-        self.directory.mkdir(parents=True, exist_ok=True)
+        if self.directory.exists() and not self.directory.is_dir():
+            raise UsageError(f"out={self.directory} is a file; name a folder")
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            message = f"out={self.directory} cannot be made ({error.strerror}); name a folder you may write to"
+            raise UsageError(message) from error
         lock = FileLock(self.directory / ".lock", timeout=0)
         try:
             return lock.acquire()

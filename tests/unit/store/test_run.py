@@ -22,7 +22,19 @@ def test_a_folder_with_other_files_is_not_written_into(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a quantbench run"):
         begun(tmp_path)
     with pytest.raises(UsageError, match="is a file"):
-        begun(tmp_path / "thesis.tex")
+        RunStore(tmp_path / "thesis.tex").lock()
+    with pytest.raises(UsageError, match=r"cannot be made \(Not a directory\)"):
+        RunStore(tmp_path / "thesis.tex" / "run").lock()
+
+
+def test_every_start_of_an_engine_has_a_log_of_its_own(tmp_path: Path) -> None:
+    cell = RunStore(tmp_path).cell("k")
+    names = []
+    for _ in range(3):
+        log = cell.new_log("engine")
+        log.touch()
+        names.append(log.name)
+    assert names == ["engine.log", "engine-2.log", "engine-3.log"]
 
 
 def test_a_run_says_how_it_stands(tmp_path: Path) -> None:
