@@ -89,7 +89,7 @@ class CellStore:
         return folder
 
     def new_log(self, name: str) -> Path:
-        """A log file that does not exist yet: `name.log`, `name-2.log` … so that a rerun never reads an older failure."""
+        """A log file that does not exist yet (`name.log`, `name-2.log` …): a rerun never reads an older failure."""
         number = 1
         while (log := self.logs / (f"{name}.log" if number == 1 else f"{name}-{number}.log")).exists():
             number += 1
