@@ -41,6 +41,7 @@ class FailureKind(StrEnum):
     CRASHED = "crashed"
     UNHEALTHY = "unhealthy"
     CORRUPT = "corrupt"
+    CPU_FALLBACK = "cpu_fallback"
     CLIENT_FAULT = "client_fault"
     TOOLCHAIN = "toolchain"
     QUANTIZER = "quantizer"

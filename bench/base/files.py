@@ -47,6 +47,13 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def read_from(path: Path, offset: int, *, limit_bytes: int = 1 << 20) -> str:
+    """A log's text from byte `offset` on, at most `limit_bytes` of it."""
+    with path.open("rb") as stream:
+        stream.seek(offset)
+        return stream.read(limit_bytes).decode(errors="replace")
+
+
 def tail(path: Path, *, lines: int = 40, limit_bytes: int = 16_384) -> str:
     """The last `lines` lines of a log, at most `limit_bytes`; empty when there is no such file."""
     try:

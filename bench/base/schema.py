@@ -76,6 +76,11 @@ def not_identity(default: Any = dataclasses.MISSING, *, default_factory: Any = d
     return dataclasses.field(metadata=metadata)
 
 
+def identity_when_set(default: Any) -> Any:
+    """A field that enters keys only where it differs from `default`: added to a config later, it changes no old key."""
+    return dataclasses.field(default=default, metadata={"identity_when_set": True})
+
+
 def identity(config: Any) -> Any:
     """The part of a config that enters keys: nested dataclasses as dicts, without `not_identity` fields."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
@@ -83,6 +88,7 @@ def identity(config: Any) -> Any:
             field.name: identity(getattr(config, field.name))
             for field in dataclasses.fields(config)
             if field.metadata.get("identity", True)
+            and not (field.metadata.get("identity_when_set") and getattr(config, field.name) == field.default)
         }
     if isinstance(config, Mapping):
         return {str(key): identity(value) for key, value in config.items()}

@@ -127,6 +127,12 @@ class Engine:
         """The exact command line. `toolchain` is None when it only has to be shown."""
         raise NotImplementedError
 
+    def check_log(self, config: EngineConfig, log: str) -> None:
+        """Look at what a server that is ready has logged since its start; raises CellFailure on a wrong way of running.
+
+        A server that serves, but not as asked, would be measured as if it were slow.
+        """
+
     def scoring_toolchain(self, config: EngineConfig) -> str:
         """The toolchain whose build scores quality for this engine: the serving one, where that can score."""
         return config.toolchain

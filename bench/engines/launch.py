@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.base.clock import NS_PER_S, Clock, SystemClock
 from bench.base.errors import CellFailure, FailureKind
-from bench.base.files import tail
+from bench.base.files import read_from, tail
 from bench.base.process import Supervised, free_port, spawn
 from bench.base.progress import Progress
 from bench.engines.base import Command, Engine, EngineConfig, Launch, ServedModel, ServerCounters
@@ -103,10 +103,12 @@ def launched(
         launch = Launch(host=HOST, port=port or free_port(HOST), api_key=api_key or secrets.token_urlsafe(24))
         command = engine.command(config, model, launch, toolchain)
         started_ns = clock.now_ns()
+        logged_bytes = log.stat().st_size if log.exists() else 0
         with log.open("ab") as output:
             process = spawn(command.argv, output=output, env=toolchain.environ({**command.env, **command.secret_env}))
         try:
             _wait_ready(engine, config, model, launch, process=process, log=log, progress=progress, clock=clock)
+            engine.check_log(config, read_from(log, logged_bytes))
         except CellFailure as failure:
             process.__exit__()
             if attempt + 1 < attempts and any(sign in failure.log_tail for sign in _PORT_TAKEN):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar
 
-from bench.base.errors import FailureKind
-from bench.base.schema import schema
+from bench.base.errors import CellFailure, FailureKind
+from bench.base.schema import identity_when_set, schema
 from bench.engines.base import (
     Command,
     Engine,
@@ -44,12 +45,42 @@ LOG_PATTERNS = (
 )
 
 
+class FlashAttention(StrEnum):
+    """Whether llama.cpp uses flash attention; `auto` lets it decide by model and device."""
+
+    auto = "auto"
+    on = "on"
+    off = "off"
+
+
+class CacheType(StrEnum):
+    """How llama.cpp stores keys or values of the KV cache."""
+
+    f32 = "f32"
+    f16 = "f16"
+    bf16 = "bf16"
+    q8_0 = "q8_0"
+    q5_1 = "q5_1"
+    q5_0 = "q5_0"
+    q4_1 = "q4_1"
+    q4_0 = "q4_0"
+    iq4_nl = "iq4_nl"
+
+    @property
+    def quantized(self) -> bool:
+        """Whether it holds less than 16 bits a value."""
+        return self not in (CacheType.f32, CacheType.f16, CacheType.bf16)
+
+
 @schema("engine", "llama_cpp")
 @dataclass(frozen=True, kw_only=True)
 class LlamaCppConfig(EngineConfig):
     """Settings of llama-server. The context it allocates is `max_model_len` × `max_sequences` tokens.
 
-    `cache_ram_mib` bounds the server's cache of past prompts in memory; 0 keeps runs independent of each other.
+    `gpu_layers` are offloaded; where it is not 0 and nothing is offloaded, the server is not used. `batch_size` and
+    `ubatch_size` are tokens decoded at once, logically and physically. `cache_type_k` and `cache_type_v` are how the KV
+    cache is stored. `cache_ram_mib` bounds the server's cache of past prompts in memory; 0 keeps runs independent of
+    each other.
     """
 
     kind: str = "llama_cpp"
@@ -57,6 +88,23 @@ class LlamaCppConfig(EngineConfig):
     gpu_layers: int = 0
     batch_size: int | None = None
     cache_ram_mib: int = 0
+    ubatch_size: int | None = identity_when_set(None)
+    flash_attention: FlashAttention = identity_when_set(FlashAttention.auto)  # noqa: RUF009 - a field
+    cache_type_k: CacheType = identity_when_set(CacheType.f16)  # noqa: RUF009 - a field
+    cache_type_v: CacheType = identity_when_set(CacheType.f16)  # noqa: RUF009 - a field
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("batch_size", "ubatch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"engine.{name}={value} must be at least 1, or null for the engine's default")
+        if self.batch_size is not None and self.ubatch_size is not None and self.ubatch_size > self.batch_size:
+            raise ValueError(f"engine.ubatch_size={self.ubatch_size} must not exceed batch_size={self.batch_size}")
+        if self.cache_type_v.quantized and self.flash_attention is FlashAttention.off:
+            raise ValueError(
+                f"engine.cache_type_v={self.cache_type_v} needs flash attention: engine.flash_attention=auto or on"
+            )
 
 
 @engine("llama_cpp")
@@ -102,7 +150,22 @@ class LlamaCpp(Engine):
             argv += ["--threads", str(config.threads)]
         if config.batch_size is not None:
             argv += ["--batch-size", str(config.batch_size)]
+        if config.ubatch_size is not None:
+            argv += ["--ubatch-size", str(config.ubatch_size)]
+        if config.flash_attention is not FlashAttention.auto:
+            argv += ["--flash-attn", config.flash_attention.value]
+        if config.cache_type_k is not CacheType.f16:
+            argv += ["--cache-type-k", config.cache_type_k.value]
+        if config.cache_type_v is not CacheType.f16:
+            argv += ["--cache-type-v", config.cache_type_v.value]
+        if config.gpu_layers:
+            argv += ["--verbosity", _SAYS_WHERE_LAYERS_ARE]
         return Command(argv=[*argv, *config.extra_args], secret_env={"LLAMA_API_KEY": launch.api_key})
+
+    def check_log(self, config: EngineConfig, log: str) -> None:
+        """Layers that were to be on the GPU must be there."""
+        assert isinstance(config, LlamaCppConfig)
+        require_offload(config.gpu_layers, log)
 
     def scorer(self, config: EngineConfig, toolchain: Toolchain) -> Scorer:
         """Full-vocabulary logits of the library the server is linked against; the server itself gives none."""
@@ -110,6 +173,30 @@ class LlamaCpp(Engine):
 
         assert isinstance(config, LlamaCppConfig)
         return LlamaCppScorer(toolchain, gpu_layers=config.gpu_layers)
+
+
+# From llama.cpp's fourth level on (the default is the third) its log says on which device each buffer lies.
+_SAYS_WHERE_LAYERS_ARE = "4"
+_NO_GPU = re.compile(r"no usable GPU found|offloaded 0/\d+ layers to GPU")
+_WEIGHTS = re.compile(r"(\S+) model buffer size")
+_IN_MAIN_MEMORY = re.compile(r"CPU|AMX|BLAS|\S+_Host$")
+
+
+def require_offload(gpu_layers: int, log: str) -> None:
+    """Raise CellFailure(cpu_fallback) when layers were to be on a GPU and llama.cpp's log says that none is.
+
+    It warns when it has no GPU at all; when it has one that it does not use, all weights are in main memory.
+    """
+    if gpu_layers == 0:
+        return
+    said = [line for line in log.splitlines() if _NO_GPU.search(line) or _WEIGHTS.search(line)]
+    places = _WEIGHTS.findall("\n".join(said))
+    if any(_NO_GPU.search(line) for line in said) or (places and all(map(_IN_MAIN_MEMORY.match, places))):
+        message = (
+            f"engine.gpu_layers={gpu_layers}, but llama.cpp put no layer on a GPU and would run on the CPU: check the "
+            "driver (quantbench doctor) and use a toolchain built for the GPU, or set engine.gpu_layers=0"
+        )
+        raise CellFailure(FailureKind.CPU_FALLBACK, message, log_tail="\n".join(said[-20:]))
 
 
 def gguf_only(kind: str, model_format: str) -> Support:

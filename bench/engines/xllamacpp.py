@@ -12,7 +12,7 @@ from bench.base.errors import UsageError
 from bench.base.schema import schema
 from bench.base.validity import Reason
 from bench.engines.base import Command, Engine, EngineConfig, Launch, LogPattern, ServedModel, Support, engine
-from bench.engines.llama_cpp import LOG_PATTERNS, gguf_only
+from bench.engines.llama_cpp import LOG_PATTERNS, gguf_only, require_offload
 
 if TYPE_CHECKING:
     from bench.engines.scoring import Scorer
@@ -67,6 +67,11 @@ class Xllamacpp(Engine):
             argv=[program, "-I", str(_SERVER), json.dumps(settings)],
             secret_env={"XLLAMACPP_API_KEY": launch.api_key},
         )
+
+    def check_log(self, config: EngineConfig, log: str) -> None:
+        """Layers that were to be on the GPU must be there."""
+        assert isinstance(config, XllamacppConfig)
+        require_offload(config.gpu_layers, log)
 
     def scoring_toolchain(self, config: EngineConfig) -> str:
         """The wheel gives no logits: the native build scores."""

@@ -11,7 +11,7 @@ import pytest
 
 from bench.base.compose import compose
 from bench.base.errors import UsageError
-from bench.base.schema import expect, identity, not_identity, schema
+from bench.base.schema import expect, identity, identity_when_set, not_identity, schema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,3 +116,14 @@ def test_expect_names_the_config_path() -> None:
     assert expect(Disc(), Shape, "shapes.a") == Disc()
     with pytest.raises(UsageError, match=r"shapes\.a: expected a Shape, got dict"):
         expect({}, Shape, "shapes.a")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grown:
+    old: int = 1
+    new: str | None = identity_when_set(None)
+
+
+def test_a_field_that_was_added_later_enters_keys_only_where_it_was_set() -> None:
+    assert identity(Grown()) == {"old": 1}
+    assert identity(Grown(new="x")) == {"old": 1, "new": "x"}

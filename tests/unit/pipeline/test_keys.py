@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from bench.engines.llama_cpp import LlamaCppConfig
+from bench.engines.llama_cpp import CacheType, FlashAttention, LlamaCppConfig
 from bench.load.config import ClosedConfig, SyntheticConfig
 from bench.pipeline.keys import cell_key, scenario_key, task_key
 from bench.quality.config import PerplexityConfig
@@ -34,6 +34,8 @@ def test_what_changes_a_measurement_changes_its_key() -> None:
     assert cell(LlamaCppConfig(threads=2)) != base
     assert cell(LlamaCppConfig(), repeat=1) != base
     assert cell(LlamaCppConfig(extra_args=["--mlock"])) != base
+    assert cell(LlamaCppConfig(cache_type_k=CacheType.q8_0)) != base
+    assert cell(LlamaCppConfig(flash_attention=FlashAttention.on)) != base
 
 
 def test_deadlines_and_paths_do_not() -> None:
