@@ -33,6 +33,9 @@ WANTED: dict[str, Lock] = {
     "llama_cpp_build": Lock(requirements=("cmake", "ninja", "scikit-build-core", "pathspec", "packaging")),
     "llama_cpp_source": Lock(requirements=(LLAMA_CPP_PYTHON,), resolve=False),
     "llama_cpp": Lock(requirements=(LLAMA_CPP_PYTHON,), leave_out=("llama-cpp-python",)),
+    "llama_cpp_python": Lock(
+        requirements=(f"{LLAMA_CPP_PYTHON.replace('==', '[server]==')}",), leave_out=("llama-cpp-python",)
+    ),
     "llama_cpp_convert": Lock(
         requirements=(
             # What the vendored converter's own requirements file asks for; torch comes in a step of its own.

@@ -35,6 +35,7 @@ class StepKind(StrEnum):
     build_native = "build_native"
     install_source = "install_source"
     keep_source = "keep_source"
+    reuse_native = "reuse_native"
     set_env = "set_env"
 
 
@@ -52,6 +53,7 @@ class Step:
     build_native      `directory` inside the source, CMake `options`, `accelerator_options`, `targets`
     install_source    `environment` during the installation of the unpacked source, which is not compiled again
     keep_source       `paths`: files and folders below `directory` of the source, kept as they are in `{prefix}/source`
+    reuse_native      `toolchain`: another toolchain, made first, whose programs and libraries become `native/` here too
     set_env           `environment` that every process in the toolchain gets; `{prefix}` is its folder
     """
 
@@ -65,6 +67,7 @@ class Step:
     accelerator_options: dict[str, dict[str, str]] = field(default_factory=dict)
     targets: list[str] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
+    toolchain: str | None = None
     environment: dict[str, str] = field(default_factory=dict)
     only: Accelerator | None = None
 
@@ -87,6 +90,7 @@ _NEEDED_FIELDS: dict[StepKind, tuple[str, ...]] = {
     StepKind.fetch_source: ("lock",),
     StepKind.build_native: ("targets",),
     StepKind.keep_source: ("paths",),
+    StepKind.reuse_native: ("toolchain",),
     StepKind.set_env: ("environment",),
 }
 

@@ -84,6 +84,7 @@ def touches_venv(step: Step | None) -> bool:
         StepKind.fetch_source,
         StepKind.build_native,
         StepKind.keep_source,
+        StepKind.reuse_native,
         StepKind.set_env,
     )
 
@@ -150,6 +151,12 @@ def _keep_source(build: Build, step: Step) -> None:
     keep_source(build, step)
 
 
+def _reuse_native(build: Build, step: Step) -> None:
+    from bench.toolchains.reuse import reuse_native
+
+    reuse_native(build, step)
+
+
 def _set_env(_: Build, __: Step) -> None:
     """Nothing to do now: `Build.environment` collects these."""
 
@@ -164,5 +171,6 @@ _ACTIONS: dict[StepKind, Callable[[Build, Step], None]] = {
     StepKind.build_native: _build_native,
     StepKind.install_source: _install_source,
     StepKind.keep_source: _keep_source,
+    StepKind.reuse_native: _reuse_native,
     StepKind.set_env: _set_env,
 }

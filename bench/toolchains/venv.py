@@ -43,8 +43,12 @@ _GIB = 1 << 30
 
 def identity(config: VenvConfig) -> dict[str, Any]:
     """Steps of this accelerator, the content of their locks, the Python and the machine they are for."""
+    from bench.toolchains.reuse import reused_locks
+
     steps = config.active_steps()
+    reused = reused_locks(config)
     return {
+        **({"reused": reused} if reused else {}),
         "accelerator": config.accelerator,
         "steps": [set_fields(step) for step in steps],
         "locks": {step.lock: sha256_file(lock_file(step.lock)) for step in steps if step.lock},
@@ -65,7 +69,8 @@ def set_fields(step: Step) -> dict[str, Any]:
 
 def folder(config: VenvConfig, lock_hash: str) -> Path:
     """The prefix. Native code is tuned to the CPU, so its features are in the name: a shared home stays safe."""
-    native = any(step.kind is StepKind.build_native for step in config.active_steps())
+    compiled = (StepKind.build_native, StepKind.reuse_native)
+    native = any(step.kind in compiled for step in config.active_steps())
     suffix = f"-{cpu_features_key()}" if native else ""
     return cache_dir() / "toolchains" / f"{config.name}-{lock_hash}{suffix}"
 
@@ -250,6 +255,7 @@ def describe_step(step: Step) -> str:
         StepKind.build_native: f"building {', '.join(step.targets)} (this takes minutes)",
         StepKind.install_source: "installing the Python binding",
         StepKind.keep_source: f"keeping {', '.join(step.paths)}",
+        StepKind.reuse_native: f"taking the programs of {step.toolchain}",
         StepKind.set_env: f"setting {', '.join(step.environment)}",
     }
     return words[step.kind]
