@@ -1,15 +1,20 @@
-"""Commands that look rather than measure: toolchain, doctor, version."""
+"""Commands that look rather than measure: status, toolchain, doctor, version."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench._version import __version__
 from bench.base.errors import UsageError
 from bench.cli.show import Display
+
+if TYPE_CHECKING:
+    from bench.pipeline.status import CellStatus, RunStatus
 
 
 def toolchain(arguments: argparse.Namespace) -> int:
@@ -29,6 +34,44 @@ def toolchain(arguments: argparse.Namespace) -> int:
         "path": _path,
     }
     return actions[arguments.action](arguments.name, arguments.overrides, display)
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """`quantbench status DIR`: where a run is; 0 whatever state that is, 2 when there is no run."""
+    from bench.pipeline.status import read_status
+
+    display = Display(quiet=arguments.quiet, json_lines=arguments.json_lines)
+    run = read_status(arguments.directory)
+    display.result(
+        f"{run.name}: {run.state.value}, {_since(run)}",
+        run=run.name,
+        state=run.state.value,
+        started=run.started,
+        finished=run.finished,
+        directory=str(run.directory),
+    )
+    rows = [row for cell in run.cells for row in ((cell.label, "", cell.state, cell.note), *_children(cell))]
+    display.table("stage", ("cell", "stage", "state", "note"), rows)
+    command = shlex.join(run.command)
+    begins = f" and begins {run.not_begun} cells" if run.not_begun else ""
+    display.result(
+        f"the same command reuses {run.reused} measurements, makes {run.to_measure}{begins}: {command}",
+        reused=run.reused,
+        to_measure=run.to_measure,
+        not_begun=run.not_begun,
+        command=command,
+    )
+    return 0
+
+
+def _since(run: RunStatus) -> str:
+    ended = "" if run.finished is None else f", ended {run.finished}"
+    advice = " (its process is gone: the same command goes on from here)" if run.state.value == "dead" else ""
+    return f"started {run.started}{ended}{advice}"
+
+
+def _children(cell: CellStatus) -> list[tuple[str, str, str, str]]:
+    return [("", f"{child.stage} {child.name}", child.state, child.note) for child in cell.children]
 
 
 def doctor(arguments: argparse.Namespace) -> int:

@@ -69,6 +69,8 @@ def build_parser() -> argparse.ArgumentParser:
     report = add("report", "write the report of recorded runs", overrides=False)
     report.add_argument("arguments", nargs="+", metavar="DIR|KEY=VALUE", help="run folders, then overrides (price=…)")
     report.add_argument("--out", type=Path, help="folder of the report (default: reports/<run>)")
+    status = add("status", "tell where a running or dead run is, and what the next one will reuse", overrides=False)
+    status.add_argument("directory", type=Path, metavar="DIR", help="a run folder, such as results/quickstart")
     toolchain = add("toolchain", "list, install, verify, remove or locate the isolated environments", overrides=False)
     toolchain.add_argument("action", choices=["list", "install", "verify", "remove", "path"])
     toolchain.add_argument("name", nargs="?", help="a toolchain, such as llama_cpp")
@@ -151,6 +153,7 @@ def _handler(command: str) -> Callable[[argparse.Namespace], int]:
         "load": commands.load,
         "evaluate": commands.evaluate,
         "report": commands.report,
+        "status": inspection.status,
         "toolchain": inspection.toolchain,
         "doctor": inspection.doctor,
         "version": inspection.version,

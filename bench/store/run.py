@@ -172,6 +172,34 @@ class RunStore:
             message = f"out={self.directory} is being written by another quantbench; wait or name another folder"
             raise UsageError(message) from None
 
+    def read(self) -> dict[str, Any] | None:
+        """What `run.json` says, or None where there is none that can be read."""
+        return _read_or_none(self.directory / "run.json")
+
+    def read_plan(self) -> list[dict[str, Any]]:
+        """The planned cells; empty where no plan can be read."""
+        cells = (_read_or_none(self.directory / "plan.json") or {}).get("cells")
+        return [cell for cell in cells if isinstance(cell, dict)] if isinstance(cells, list) else []
+
+    def read_cells(self) -> list[tuple[CellStore, dict[str, Any]]]:
+        """Every recorded cell, whichever run into this folder recorded it."""
+        folders = sorted((self.directory / "cells").glob("*/cell.json"))
+        read = [(store, store.read()) for store in (CellStore(path.parent) for path in folders)]
+        return [(store, record) for store, record in read if record is not None]
+
+    def is_held(self) -> bool:
+        """Whether a live process holds the run's lock; nothing is written, and nobody is kept waiting."""
+        import fcntl
+
+        try:
+            with (self.directory / ".lock").open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
     def _write(self, run: Mapping[str, Any]) -> None:
         write_json(self.directory / "run.json", {"schema_version": SCHEMA_VERSION, **run})
 

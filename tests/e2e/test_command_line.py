@@ -12,7 +12,7 @@ import pytest
 from bench.cli.main import build_parser
 from tests.support import CHECKOUT, quantbench
 
-COMMANDS = ("run", "quantize", "serve", "load", "evaluate", "report", "toolchain", "doctor", "version")
+COMMANDS = ("run", "quantize", "serve", "load", "evaluate", "report", "status", "toolchain", "doctor", "version")
 HEAVY = {"hydra", "omegaconf", "numpy", "pandas", "pyarrow", "matplotlib", "httpx", "jinja2", "psutil"}
 
 
@@ -94,6 +94,7 @@ def test_overrides_may_follow_flags(tmp_path: Path) -> None:
         (["quantize", "model=local", "model.path=missing.gguf"], "missing.gguf"),
         (["serve", "-m"], "unknown option -m"),
         (["report", "nowhere"], "nowhere"),
+        (["status", "nowhere"], "nowhere: is not a quantbench run"),
         (["load", "endpoint.url=http://127.0.0.1:1", "endpoint.model=m", "out=o"], "is a server running there?"),
         (["load"], "missing: "),
         (["toolchain", "install"], "name one"),

@@ -6,12 +6,13 @@ scenario and number, so that the engine's log can be read beside what was record
 
 import functools
 import importlib
+from typing import Any
 
 
 def main() -> None:
     """Serve until SIGTERM."""
     server = importlib.import_module("llama_cpp.server.__main__")
-    app = importlib.import_module("llama_cpp.server.app")
+    app: Any = importlib.import_module("llama_cpp.server.app")
     app.RequestIdPlugin = functools.partial(app.RequestIdPlugin, validate=False)
     server.main()
 
