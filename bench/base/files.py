@@ -31,8 +31,10 @@ def write_atomic(path: Path, data: bytes) -> None:
         temporary.chmod(0o644)
         temporary.replace(path)
         fsync_dir(path.parent)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a write that finds the disk full does not say where
         raise
 
 

@@ -6,6 +6,7 @@ Exit codes: 0 complete (unsupported cells allowed), 1 something failed, 2 usage,
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -17,6 +18,9 @@ from bench._version import __version__
 from bench.base.errors import QuantbenchError, UsageError, nearest
 
 EXIT_INTERRUPTED = 130
+
+#: What a disk or its rights can do to any command; whatever else the system refuses is a fault of ours, shown whole.
+_OS_ERROR_EXIT_CODES = {errno.ENOSPC: 1, errno.EDQUOT: 1, errno.EACCES: 2, errno.EPERM: 2, errno.EROFS: 2}
 
 _OVERRIDES = "config overrides, such as model=smollm2 scheme=gguf_q8_0 engine.threads=4"
 
@@ -105,10 +109,11 @@ def main(argv: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        # A folder that cannot be written, a disk that is full: the system's own words say it best.
-        where = f" ({error.filename})" if error.filename else ""
-        print(f"quantbench: {error.strerror or error}{where}", file=sys.stderr)
-        return 1
+        code = _OS_ERROR_EXIT_CODES.get(error.errno or 0)
+        if code is None:
+            raise
+        print(f"quantbench: {_os_error_line(error)}", file=sys.stderr)
+        return code
 
 
 def console() -> NoReturn:
@@ -159,6 +164,13 @@ def _handler(command: str) -> Callable[[argparse.Namespace], int]:
         "version": inspection.version,
     }
     return handlers[command]
+
+
+def _os_error_line(error: OSError) -> str:
+    where = error.filename or "a file of the run"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"no space left on the disk of {where}: free some, the same command goes on from what is recorded"
+    return f"{where}: {(error.strerror or 'cannot be used').lower()}; choose another folder or change its permissions"
 
 
 def _interrupt(*_: object) -> NoReturn:

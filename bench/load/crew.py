@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import selectors
@@ -108,8 +109,7 @@ class Crew:
         self.await_state("ready", timeout_s=_START_TIMEOUT_S)
         for member in self._members:
             if member.state == "dead":
-                log = Path(member.spec.directory) / f"{member.spec.stem}.log"
-                raise CellFailure(FailureKind.CLIENT_FAULT, "a load worker died at its start", log_tail=tail(log))
+                raise death(member.spec, "a load worker died at its start")
 
     def await_done(self, *, stopping: bool = False) -> None:
         """Until every worker has digested its recording, or died."""
@@ -147,6 +147,16 @@ class Crew:
             self._on_counts(
                 {name: sum(counts.get(name, 0) for counts in every) for name in ("done", "failed", "in_flight")}
             )
+
+
+def death(spec: WorkerSpec, message: str) -> CellFailure:
+    """Why a worker died, as its log tells: a full disk is not a fault of the client."""
+    said = tail(Path(spec.directory) / f"{spec.stem}.log")
+    if os.strerror(errno.ENOSPC) in said or os.strerror(errno.EDQUOT) in said:
+        where = Path(spec.directory).parent
+        message = f"no space left on the disk of {where}: free some, the same command goes on from what is recorded"
+        return CellFailure(FailureKind.DISK_FULL, message, log_tail=said)
+    return CellFailure(FailureKind.CLIENT_FAULT, message, log_tail=said)
 
 
 def _environment(api_key: str | None) -> dict[str, str]:

@@ -29,7 +29,7 @@ from bench.load.config import (
     TimeSource,
     WorkloadConfig,
 )
-from bench.load.crew import Counts, Crew
+from bench.load.crew import Counts, Crew, death
 from bench.load.payload import ROUTES, request_body
 from bench.load.preflight import open_client, token_counter
 from bench.load.prompts import Prompts, draw_prompts, fit_prompts
@@ -232,10 +232,13 @@ def _digest_for(spec: WorkerSpec) -> None:
     from bench.load.digest import digest
 
     directory = Path(spec.directory)
+    cause = death(spec, "a load worker died; what it had recorded is kept")
     unknown = {"loop_cpu_s": 0.0, "loop_wall_s": 0.0, "digest_cpu_s": 0.0, "stale_connections": 0, "peak_rss_bytes": 0}
     write_json(
         directory / f"{spec.stem}.own.json",
-        digest(directory, spec.stem) | unknown | {"worker": spec.worker, "broken": False, "died": True},
+        digest(directory, spec.stem)
+        | unknown
+        | {"worker": spec.worker, "broken": False, "died": {"kind": cause.kind.value, "message": str(cause)}},
     )
 
 
@@ -276,8 +279,9 @@ def _load(plan: _Plan, specs: list[WorkerSpec]) -> tuple[Table, Events, Ints]:
 
 def _failure(table: Table, own: list[dict[str, Any]]) -> dict[str, str] | None:
     """Why a scenario that was not interrupted is not complete."""
-    if any(figures.get("died") for figures in own):
-        return {"kind": FailureKind.CLIENT_FAULT.value, "message": "a load worker died; what it had recorded is kept"}
+    died: list[dict[str, str]] = [figures["died"] for figures in own if figures.get("died")]
+    if died:
+        return died[0]
     kinds = sorted({kind for kind in table.error_kind if kind})
     if any(figures["broken"] for figures in own):
         return {

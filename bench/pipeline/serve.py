@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ def serving(config: RunConfig, *, port: int | None, api_key: str, progress: Prog
     """Quantize where needed, start the engine, and stop it on leaving."""
     engine = engine_of(config.engine)
     refuse_unsupported(config)
+    if port is not None:
+        refuse_taken(port)
     toolchains = Toolchains()
     artefact = quantize(config.model, config.scheme, cache=cache_dir(), progress=progress, toolchains=toolchains)
     model = ServedModel(format=artefact.format, path=artefact.model_path, name=served_name(artefact))
@@ -70,6 +73,19 @@ def print_command(config: RunConfig, *, port: int | None) -> tuple[str, list[str
     secrets = sorted(command.secret_env)
     words = [*(f"{key}=$API_KEY" for key in secrets), *(f"{key}={value}" for key, value in command.env.items())]
     return " ".join([*words, shlex.join(str(word) for word in command.argv)]), secrets
+
+
+def refuse_taken(port: int) -> None:
+    """Raise UsageError when no server can listen on the port the user named, before anything is made for it."""
+    if not 1 <= port <= 65535:
+        raise UsageError(f"--port {port} is not a port; name one from 1 to 65535")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise UsageError(f"--port {port}: {reason}; name another, or leave it out for a free one") from None
 
 
 def refuse_unsupported(config: RunConfig) -> None:
