@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bench.base.errors import UsageError
+from bench.base.files import write_json
 from bench.base.progress import Progress
-from bench.engines.scoring import BaselineScores, ScorableModel, ScoredBy, ScoredOn, Tokens, TokenScores, TokenWindows
+from bench.engines.scoring import (
+    BaselineScores,
+    ContinuationScores,
+    PromptGroup,
+    ScorableModel,
+    ScoredBy,
+    ScoredOn,
+    Tokens,
+    TokenScores,
+    TokenWindows,
+)
 from bench.toolchains.toolchain import Toolchain
 from bench.toolchains.worker import run_worker
 
@@ -93,6 +105,40 @@ class LlamaCppScorer:
                 nll=loaded["nll"],
                 baseline=compared,
                 non_finite=int(result["non_finite"]),
+                usage=dict(result["usage"]),
+            )
+
+    def continuations(
+        self,
+        groups: Sequence[PromptGroup],
+        continuations: Sequence[str],
+        *,
+        model: ScorableModel,
+        work_dir: Path,
+        progress: Progress,
+    ) -> ContinuationScores:
+        """Decode each group's common tokens once and keep them; memory is bounded by the longest prompt."""
+        _refuse_other_formats(model)
+        work_dir.mkdir(parents=True, exist_ok=True)
+        prompts, arrays = work_dir / "prompts.json", work_dir / "continuations.npz"
+        write_json(prompts, [{"prefix": group.prefix, "endings": group.endings} for group in groups])
+        request = {
+            "task": "continuations",
+            "model": str(model.path),
+            "prompts": str(prompts),
+            "continuations": list(continuations),
+            "threads": self._threads,
+            "gpu_layers": self._gpu_layers,
+            "arrays": str(arrays),
+        }
+        result = self._run(request, work_dir, progress)
+        with np.load(arrays, allow_pickle=False) as loaded:
+            return ContinuationScores(
+                logprobs=loaded["logprobs"],
+                token_ids=tuple(int(token) for token in result["token_ids"]),
+                non_finite=int(result["non_finite"]),
+                prompt_tokens=int(result["prompt_tokens"]),
+                decoded_tokens=int(result["decoded_tokens"]),
                 usage=dict(result["usage"]),
             )
 

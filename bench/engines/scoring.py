@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -104,8 +105,33 @@ class TokenScores:
     usage: dict[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True)
+class PromptGroup:
+    """Prompts that begin alike, such as questions after the same examples: `prefix` + each of `endings`."""
+
+    prefix: str
+    endings: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContinuationScores:
+    """What a model thinks comes after each prompt, all groups in one sequence.
+
+    `logprobs` has shape (prompts, continuations): log-probability of each continuation's one token over the whole
+    vocabulary, nat; NaN where the logits are not all finite, counted in `non_finite`. `prompt_tokens` are those of
+    all prompts in full, `decoded_tokens` those that were computed: a shared prefix counts once a group.
+    """
+
+    logprobs: NDArray[np.float64]
+    token_ids: tuple[int, ...]
+    non_finite: int
+    prompt_tokens: int
+    decoded_tokens: int
+    usage: dict[str, Any]
+
+
 class Scorer(Protocol):
-    """An engine's way to score. Every call runs in a fresh process; both raise bench.toolchains.worker.WorkerError."""
+    """An engine's way to score. Every call runs in a fresh process; all raise bench.toolchains.worker.WorkerError."""
 
     @property
     def scored_by(self) -> ScoredBy:
@@ -126,4 +152,21 @@ class Scorer(Protocol):
         progress: Progress,
     ) -> TokenScores:
         """Score the same token ids under `variant`, and against `baseline` when there is one."""
+        ...
+
+    def continuations(
+        self,
+        groups: Sequence[PromptGroup],
+        continuations: Sequence[str],
+        *,
+        model: ScorableModel,
+        work_dir: Path,
+        progress: Progress,
+    ) -> ContinuationScores:
+        """Log-probabilities of each of `continuations` right after every prompt.
+
+        Prompts are tokenized as the completion endpoint does it: special tokens parsed, a BOS where the vocabulary
+        adds one. The error's kind is `not_one_token` when a continuation is not a token of its own after a prompt,
+        and `prompt_too_long` when a prompt exceeds the context the model was made for.
+        """
         ...

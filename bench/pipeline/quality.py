@@ -19,7 +19,6 @@ from bench.plan.config import RunConfig
 from bench.quality.accept import ACCEPTED, accept, check_key
 from bench.quality.config import TaskConfig
 from bench.quality.evaluate import evaluate
-from bench.quality.texts import text_digest
 from bench.store.artefacts import ArtefactStore
 from bench.store.run import ChildSlot, Status
 from bench.toolchains.worker import WorkerError
@@ -82,10 +81,9 @@ class Judge:
 
     def key(self, task: TaskConfig) -> str:
         """The key under which the task's result is recorded."""
-        text = task.text_path()
         return task_key(
             task,
-            text_digest=None if text is None else text_digest(text),
+            text_digest=task.data_digest(),
             baseline=self._baseline.key if task.needs_baseline else None,
             scorer_lock=self._context.toolchains.lock(self._engine.scoring_toolchain(self._config.engine)),
         )
@@ -103,6 +101,7 @@ class Judge:
                 out=folder,
                 progress=self._progress.within(stage=f"evaluate {name}"),
                 reasons=self._engine.scoring_reasons(self._config.engine),
+                cache=self._context.cache,
             )
         )
         manifest = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: The text that ships with this package.
 DEFAULT_TEXT = "default"
+#: The questions that ship with this package.
+DEFAULT_QUESTIONS = "default"
 
 
 class ScoreFrom(StrEnum):
@@ -37,6 +39,13 @@ class TaskConfig:
     def text_path(self) -> Path | None:
         """The text the task reads, whose digest belongs in its key; None for tasks without one. Raises UsageError."""
         return None
+
+    def data_digest(self) -> str | None:
+        """What identifies the data the task reads; None for tasks without any. Raises UsageError."""
+        from bench.quality.texts import text_digest
+
+        path = self.text_path()
+        return None if path is None else text_digest(path)
 
     def run(self, job: TaskJob) -> Outcome:
         """Measure; raises UsageError or WorkerError."""
@@ -100,5 +109,47 @@ class DivergenceConfig(WindowedTextConfig):
 
     def run(self, job: TaskJob) -> Outcome:
         from bench.quality.divergence import measure
+
+        return measure(self, job)
+
+
+@schema("task", "multiple_choice")
+@dataclass(frozen=True, kw_only=True)
+class MultipleChoiceConfig(TaskConfig):
+    """Questions with four choices, answered by the likeliest letter, in MMLU's format and with its prompts.
+
+    `data` is `default` (shipped, plumbing only) or a folder of MMLU's CSV files; its content, not its path, enters
+    keys. Of each subject the first `limit` questions are asked (0: all), or with a `seed` that many drawn by it.
+    `compare` also scores the baseline's answers, for figures paired question by question.
+    """
+
+    kind: str = "multiple_choice"
+    data: str = not_identity(DEFAULT_QUESTIONS)
+    subjects: list[str] = field(default_factory=list)
+    shots: int = 5
+    limit: int = 0
+    seed: int | None = None
+    compare: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.data.strip():
+            raise ValueError(f"task.data is empty; give a folder, or '{DEFAULT_QUESTIONS}' for the shipped questions")
+        for name in ("shots", "limit"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"task.{name}={getattr(self, name)} must be 0 or more")
+        if self.seed is not None and not self.limit:
+            raise ValueError(f"task.seed={self.seed} draws nothing without task.limit")
+
+    @property
+    def needs_baseline(self) -> bool:
+        return self.compare
+
+    def data_digest(self) -> str:
+        from bench.quality.mmlu import data_digest
+
+        return data_digest(self)
+
+    def run(self, job: TaskJob) -> Outcome:
+        from bench.quality.multiple_choice import measure
 
         return measure(self, job)

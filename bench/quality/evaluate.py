@@ -29,11 +29,13 @@ def evaluate(
     out: Path,
     progress: Progress,
     reasons: Sequence[Reason] = (),
+    cache: Path | None = None,
 ) -> dict[str, Any]:
     """Measure `task` and write `items.parquet` and then `summary.json` into `out`; returns the summary.
 
-    `reasons` say how the scoring relates to the serving and are put on every figure. Raises UsageError for a text
-    that cannot be used, WorkerError when the scoring process fails; then nothing is written.
+    `reasons` say how the scoring relates to the serving and are put on every figure. Below `cache` is remembered what
+    the baseline answered. Raises UsageError for data that cannot be used, WorkerError when the scoring process fails;
+    then nothing is written.
     """
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".work-") as name:
@@ -44,6 +46,7 @@ def evaluate(
             work_dir=Path(name),
             progress=progress,
             reasons=reasons,
+            cache=cache,
         )
         outcome = task.run(job)
     summary = {

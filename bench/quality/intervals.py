@@ -1,4 +1,4 @@
-"""95 % intervals of means over tokens that come in windows, and of shares.
+"""95 % intervals of means over tokens that come in windows, and of shares, and the test that goes with paired ones.
 
 Tokens of one window share a text, so they are not independent: the interval of a mean treats each window as one
 draw (a cluster), with Student's t for few windows. llama-perplexity instead treats every token as a draw; its
@@ -8,6 +8,7 @@ standard error is given beside ours under its own name.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -50,12 +51,45 @@ def token_standard_error(values: NDArray[np.float64]) -> float | None:
 
 def share_interval(hits: int, total: int) -> tuple[float, float] | None:
     """Wilson's 95 % interval of a share of `total` independent draws; None without any."""
+    return None if total == 0 else wilson(hits / total, total)
+
+
+def wilson(share: float, draws: float) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share that is worth `draws` independent draws."""
+    z2 = _Z**2
+    centre = (share + z2 / (2 * draws)) / (1 + z2 / draws)
+    half = _Z / (1 + z2 / draws) * math.sqrt(share * (1 - share) / draws + z2 / (4 * draws**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def macro_interval(shares: Sequence[float], totals: Sequence[int]) -> tuple[float, float] | None:
+    """95 % interval of the mean of groups' shares: Wilson's, at Kish's effective number of draws k² / Σ(1/nᵢ).
+
+    That number is the whole count when groups are equally large, and less otherwise: with few questions in one group
+    the mean is only as good as that group's share.
+    """
+    if not shares:
+        return None
+    return wilson(math.fsum(shares) / len(shares), len(shares) ** 2 / math.fsum(1 / total for total in totals))
+
+
+def paired_change_interval(gained: int, lost: int, total: int) -> tuple[float, float] | None:
+    """95 % interval of (gained − lost) / total for paired yes-no answers: Bonett and Price (2012).
+
+    A Wald interval with one added to each of the two counts and two to the total, which covers at small counts too.
+    """
     if total == 0:
         return None
-    share, z2 = hits / total, _Z**2
-    centre = (share + z2 / (2 * total)) / (1 + z2 / total)
-    half = _Z / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    up, down, draws = (gained + 1) / (total + 2), (lost + 1) / (total + 2), total + 2
+    half = _Z * math.sqrt((up + down - (up - down) ** 2) / draws)
+    return max(-1.0, up - down - half), min(1.0, up - down + half)
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """Exact two-sided McNemar p-value: how surprising so uneven a split of the changed answers is at even odds."""
+    changed = gained + lost
+    tail = sum(math.comb(changed, count) for count in range(min(gained, lost) + 1))
+    return min(1.0, 2 * tail / (1 << changed))
 
 
 def exp(value: float) -> float:

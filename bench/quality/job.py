@@ -17,7 +17,10 @@ from bench.engines.scoring import ScorableModel, Scorer
 
 @dataclass(frozen=True, kw_only=True)
 class TaskJob:
-    """One measurement. Worker files go below `work_dir`; `reasons` qualify every figure (how it was scored)."""
+    """One measurement. Worker files go below `work_dir`; `reasons` qualify every figure (how it was scored).
+
+    What the baseline answered is remembered below `cache`, where there is one: it is the same for every variant.
+    """
 
     variant: ScorableModel
     baseline: ScorableModel | None
@@ -25,6 +28,7 @@ class TaskJob:
     work_dir: Path
     progress: Progress
     reasons: Sequence[Reason] = ()
+    cache: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,15 @@
-"""Worker of the llama_cpp toolchain: token ids of a text, and per-token scores of windows under one or two models.
+"""Worker of the llama_cpp toolchain: token ids of a text, per-token scores of windows under one or two models, and
+the log-probabilities of single tokens after prompts.
 
-Standard library, numpy and llama_cpp's low-level bindings only. The protocol is llama-perplexity's
+Standard library, numpy and llama_cpp's low-level bindings only. Windows follow llama-perplexity's protocol
 (`tools/perplexity/perplexity.cpp` of the same source): a fresh context for every window, the logits at positions
 first … n-2 scored against the tokens after them. Softmax and divergence are computed in float64 over the whole
 vocabulary, a few rows at a time, straight from llama.cpp's buffer: nothing larger than one batch is ever held.
 """
 
 import ctypes
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,8 @@ def run(request: dict[str, Any], progress: Callable[..., None]) -> dict[str, Any
     llama_cpp.llama_backend_init()
     if request["task"] == "tokenize":
         return tokenize(request)
+    if request["task"] == "continuations":
+        return continuations(request, progress)
     return score(request, progress)
 
 
@@ -83,15 +87,16 @@ def piece_bytes(vocab: Any, token: int) -> int:
 
 
 class Model:
-    """A loaded model with a context of one window."""
+    """A loaded model with a context of one window or prompt."""
 
     def __init__(self, path: str, context: int, threads: int, gpu_layers: int) -> None:
         self.path = path
         self.model = load_model(path, gpu_layers)
         self.vocabulary: int = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
+        self.batch_size = min(BATCH, context)
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = context
-        params.n_batch = params.n_ubatch = min(BATCH, context)
+        params.n_batch = params.n_ubatch = self.batch_size
         params.n_threads = params.n_threads_batch = threads
         self.context = llama_cpp.llama_init_from_model(self.model, params)
         if not self.context:
@@ -101,6 +106,11 @@ class Model:
     def clear(self) -> None:
         """Forget the window before."""
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
+
+    def forget_from(self, position: int) -> bool:
+        """Keep only what was decoded before `position`; False for models whose memory cannot be cut."""
+        cut: bool = llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(self.context), 0, position, -1)
+        return cut
 
     def decode(self, tokens: Ids, position: int, wanted: Sequence[bool]) -> NDArray[np.float32]:
         """Decode `tokens` from `position` on; returns a view of the logits of those `wanted`, valid until the next."""
@@ -211,6 +221,123 @@ def spread(values: Floats, finite: NDArray[np.bool_]) -> Floats:
     column = np.full(len(finite), np.nan)
     column[finite] = values
     return column
+
+
+def continuations(request: dict[str, Any], progress: Callable[..., None]) -> dict[str, Any]:
+    """Log-probabilities of single tokens after every prompt of every group."""
+    groups = json.loads(Path(request["prompts"]).read_text(encoding="utf-8"))
+    texts: list[str] = request["continuations"]
+    vocab_model = load_model(request["model"], vocab_only=True)
+    vocab = llama_cpp.llama_model_get_vocab(vocab_model)
+    tokenized = [tokenized_group(vocab, group["prefix"], group["endings"]) for group in groups]
+    found = {single_tokens(vocab, group["prefix"] + group["endings"][0], texts) for group in groups}
+    llama_cpp.llama_model_free(vocab_model)
+    if len(found) != 1:
+        raise ScorerError("not_one_token", f"{texts} are not the same tokens after every prompt")
+    (wanted,) = found
+    longest = max(len(prompt) for prompts, _ in tokenized for prompt in prompts)
+    model = Model(request["model"], longest, request["threads"], request["gpu_layers"])
+    check_length(model, longest)
+    total = sum(len(prompts) for prompts, _ in tokenized)
+    rows: list[Floats] = []
+    decoded = 0
+    for prompts, shared in tokenized:
+        for last_logits, computed in after_prompts(model, prompts, shared):
+            rows.append(log_probabilities(last_logits, wanted))
+            decoded += computed
+            progress(len(rows), total, "questions")
+    logprobs = np.array(rows).reshape(total, len(wanted))
+    np.savez(request["arrays"], allow_pickle=False, logprobs=logprobs)
+    return {
+        "token_ids": list(wanted),
+        "non_finite": int(np.isnan(logprobs).any(axis=1).sum()),
+        "prompt_tokens": sum(len(prompt) for prompts, _ in tokenized for prompt in prompts),
+        "decoded_tokens": decoded,
+    }
+
+
+def check_length(model: Model, longest: int) -> None:
+    """A prompt beyond the trained context would be scored by a model that never saw such positions."""
+    trained: int = llama_cpp.llama_model_n_ctx_train(model.model)
+    if longest > trained:
+        raise ScorerError("prompt_too_long", f"a prompt has {longest} tokens, {model.path} was trained for {trained}")
+
+
+def prompt_tokens(vocab: Any, text: str) -> Ids:
+    """Ids as llama-server's completion endpoint makes them: special tokens parsed, BOS where the vocabulary adds it."""
+    data = text.encode()
+    capacity = len(data) + 8
+    buffer = (llama_cpp.llama_token * capacity)()
+    count = llama_cpp.llama_tokenize(vocab, data, len(data), buffer, capacity, True, True)
+    if count <= 0:
+        raise ScorerError("tokenize_failed", f"a prompt of {len(data)} bytes gives {-count} tokens")
+    return np.array(buffer[:count], dtype=np.int32)
+
+
+def tokenized_group(vocab: Any, prefix: str, endings: Sequence[str]) -> tuple[list[Ids], int]:
+    """The ids of every whole prompt, and how many first ones all share with the prefix.
+
+    Prompts are tokenized whole, because a token may span the seam; the last token of a prompt is never shared.
+    """
+    prompts = [prompt_tokens(vocab, prefix + ending) for ending in endings]
+    if not prefix:
+        return prompts, 0
+    alone = prompt_tokens(vocab, prefix)
+    return prompts, min(min(common_length(alone, prompt), len(prompt) - 1) for prompt in prompts)
+
+
+def common_length(one: Ids, other: Ids) -> int:
+    """How many first ids are equal."""
+    length = min(len(one), len(other))
+    different = np.flatnonzero(one[:length] != other[:length])
+    return int(different[0]) if len(different) else length
+
+
+def single_tokens(vocab: Any, prompt: str, texts: Sequence[str]) -> tuple[int, ...]:
+    """The one token each of `texts` adds to `prompt`; raises ScorerError of kind `not_one_token`."""
+    before = prompt_tokens(vocab, prompt)
+    found = []
+    for text in texts:
+        whole = prompt_tokens(vocab, prompt + text)
+        if len(whole) != len(before) + 1 or common_length(whole, before) != len(before):
+            raise ScorerError("not_one_token", f"'{text}' is not one token after a prompt in this vocabulary")
+        found.append(int(whole[-1]))
+    if len(set(found)) != len(found):
+        raise ScorerError("not_one_token", f"{list(texts)} are not different tokens in this vocabulary")
+    return tuple(found)
+
+
+def after_prompts(model: Model, prompts: Sequence[Ids], shared: int) -> Iterator[tuple[Floats, int]]:
+    """For each prompt the logits after its last token, float64 (vocabulary,), and the tokens computed for it.
+
+    The first `shared` tokens are decoded once and kept; a model whose memory cannot be cut decodes every prompt whole.
+    """
+    model.clear()
+    decode_all(model, prompts[0][:shared], 0)
+    kept = shared
+    for index, prompt in enumerate(prompts):
+        if index and not model.forget_from(kept):
+            model.clear()
+            kept = 0
+        logits = decode_all(model, prompt[kept:], kept)
+        yield logits, len(prompt) - kept + (shared if index == 0 else 0)
+
+
+def decode_all(model: Model, tokens: Ids, position: int) -> Floats:
+    """Decode in batches; the logits after the last token as float64, empty without tokens."""
+    logits: NDArray[np.float32] = np.empty((0, 0), dtype=np.float32)
+    for start in range(0, len(tokens), model.batch_size):
+        batch = tokens[start : start + model.batch_size]
+        wanted = [start + index == len(tokens) - 1 for index in range(len(batch))]
+        logits = model.decode(batch, position + start, wanted)
+    return logits.reshape(-1).astype(np.float64)
+
+
+def log_probabilities(logits: Floats, wanted: Sequence[int]) -> Floats:
+    """Log-softmax of `logits` (vocabulary,) at the `wanted` ids; all NaN when any logit is not finite."""
+    if not np.isfinite(logits).all():
+        return np.full(len(wanted), np.nan)
+    return log_softmax(logits[np.newaxis])[0, list(wanted)]
 
 
 def system_info() -> str:

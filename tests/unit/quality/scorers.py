@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,7 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.base.progress import Progress
-from bench.engines.scoring import BaselineScores, ScorableModel, ScoredBy, ScoredOn, Tokens, TokenScores, TokenWindows
+from bench.engines.scoring import (
+    BaselineScores,
+    ContinuationScores,
+    PromptGroup,
+    ScorableModel,
+    ScoredBy,
+    ScoredOn,
+    Tokens,
+    TokenScores,
+    TokenWindows,
+)
 
 VARIANT = ScorableModel(format="gguf", path=Path("variant.gguf"), key="v" * 16, label="Q8_0")
 BASELINE = ScorableModel(format="gguf", path=Path("base.gguf"), key="b" * 16, label="F16")
@@ -17,13 +29,18 @@ BASELINE = ScorableModel(format="gguf", path=Path("base.gguf"), key="b" * 16, la
 
 @dataclass
 class FormulaScorer:
-    """Every byte is a token; nll and divergence are constants plus a little of the token id."""
+    """Every byte is a token; nll and divergence are constants plus a little of the token id.
+
+    `picks` gives, by model key, the continuations that are likeliest after the prompts (by index, repeated).
+    """
 
     nll: float = 2.0
     divergence: float = 0.01
     broken: bool = False
     bos_id: int | None = None
     scored: list[tuple[TokenWindows, str, str | None]] = field(default_factory=list)
+    picks: dict[str, str] = field(default_factory=dict)
+    asked: list[tuple[str, tuple[PromptGroup, ...]]] = field(default_factory=list)
 
     @property
     def scored_by(self) -> ScoredBy:
@@ -55,3 +72,29 @@ class FormulaScorer:
                 nll=nll - 0.1, divergence=divergence + 0 * nll, top1_match=windows.targets % 4 != 0
             )
         return TokenScores(nll=nll, baseline=compared, non_finite=int(self.broken), usage={"wall_s": 0.1})
+
+    def continuations(
+        self,
+        groups: Sequence[PromptGroup],
+        continuations: Sequence[str],
+        *,
+        model: ScorableModel,
+        work_dir: Path,
+        progress: Progress,
+    ) -> ContinuationScores:
+        self.asked.append((model.key, tuple(groups)))
+        prompts = sum(len(group.endings) for group in groups)
+        pattern = self.picks.get(model.key, "0")
+        logprobs = np.full((prompts, len(continuations)), math.log(0.1))
+        for row in range(prompts):
+            logprobs[row, int(pattern[row % len(pattern)])] = math.log(0.7)
+        if self.broken:
+            logprobs[1] = np.nan
+        return ContinuationScores(
+            logprobs=logprobs,
+            token_ids=tuple(range(len(continuations))),
+            non_finite=int(self.broken),
+            prompt_tokens=prompts,
+            decoded_tokens=prompts,
+            usage={"wall_s": 0.1},
+        )
