@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 
+from bench.base.errors import CellFailure
 from bench.engines.launch import Endpoint
 from bench.telemetry.memory import MemoryWatch
 
@@ -17,6 +18,7 @@ class LazyEndpoint:
         self._stack = ExitStack()
         self._endpoint: Endpoint | None = None
         self._memory: MemoryWatch | None = None
+        self._failure: CellFailure | None = None
 
     def __enter__(self) -> LazyEndpoint:
         return self
@@ -25,9 +27,18 @@ class LazyEndpoint:
         self._stack.close()
 
     def get(self) -> Endpoint:
-        """The running server; raises CellFailure when it does not start or has died since."""
+        """The running server; raises CellFailure when it does not start or has died since.
+
+        One that did not start is not tried again: every further scenario would wait for the same deadline.
+        """
+        if self._failure is not None:
+            raise self._failure
         if self._endpoint is None:
-            self._endpoint = self._stack.enter_context(self._start())
+            try:
+                self._endpoint = self._stack.enter_context(self._start())
+            except CellFailure as failure:
+                self._failure = failure
+                raise
             self._memory = self._stack.enter_context(MemoryWatch(self._endpoint.process.supervisor_pid))
         self._endpoint.raise_if_dead()
         return self._endpoint

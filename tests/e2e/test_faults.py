@@ -26,6 +26,7 @@ pytestmark = pytest.mark.llama_cpp
 ONE = (
     *(*SMALL, "scheme=gguf_q8_0", "~scenarios.c4", "~scenarios.chat_c4"),
     *("~tasks.perplexity", "~tasks.divergence"),
+    *("workloads.default.input_tokens=16", "workloads.default.output_tokens=8"),
 )
 
 
