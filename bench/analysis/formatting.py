@@ -34,6 +34,11 @@ def perplexity(value: float) -> str:
     return significant(value, 4)
 
 
+def count(value: float) -> str:
+    """A number of things."""
+    return f"{value:,.0f}"
+
+
 def megabytes(value_bytes: float) -> str:
     """Bytes as decimal megabytes, without the unit."""
     return significant(value_bytes / 1e6)

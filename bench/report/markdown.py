@@ -13,6 +13,7 @@ from bench.report.page import summary_line, title_of
 from bench.report.shown import DASH, Shown
 
 ROWS = 60
+NOT_ASKED = Shown(text=DASH, missing="not measured")
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&!@])")
 
 
@@ -31,6 +32,9 @@ def render_markdown(analysis: Analysis, answer: Answer) -> str:
             lines += [f"- {name}: {escape(told, 600)}"]
     lines += [f"- {escape(line, 400)}" for line in (*answer.why, *answer.caveats)]
     lines += ["", escape(summary_line(analysis)), "", *_table(analysis, answer)]
+    notes = tables.task_notes(analysis)
+    if notes:
+        lines += ["", *(f"- {escape(note, 400)}" for note in notes)]
     failures = records.faults(analysis)
     if failures:
         lines += ["", "## Failures", ""]
@@ -49,12 +53,17 @@ def _table(analysis: Analysis, answer: Answer) -> Iterable[str]:
     heads = ["Variant", "MB", "Bits/weight", "Perplexity", "Change", "Divergence", "TTFT p50 ms", "ITL p50 ms"]
     heads += [f"Tokens/s at {escape(load.name, 40)}" for load in analysis.loads]
     heads += [f"{analysis.config.price.currency}/10⁶ tokens"]
+    choices = tables.multiple_choice_tasks(analysis)
+    heads += [f"Accuracy in {escape(name, 40)}" for name in choices]
+    accuracy = {(row.subject.id, row.source): row.numbers[0] for row in tables.multiple_choice(analysis, answer.choice)}
     yield f"| {' | '.join(heads)} |"
     yield f"| --- |{' ---: |' * (len(heads) - 1)}"
     rows = tables.comparison(analysis, answer.choice)
     for row in rows[:ROWS]:
         numbers = (row.size, row.bits, row.perplexity, row.change, row.divergence, row.ttft, row.itl)
-        cells = [escape(row.subject.label, 80), *(_number(shown) for shown in (*numbers, *row.throughput, row.cost))]
+        asked = (accuracy.get((row.subject.id, name), NOT_ASKED) for name in choices)
+        shown_numbers = (*numbers, *row.throughput, row.cost, *asked)
+        cells = [escape(row.subject.label, 80), *(_number(shown) for shown in shown_numbers)]
         yield f"| {' | '.join(cells)} |"
     if len(rows) > ROWS:
         yield f"\n{len(rows) - ROWS} further cells are in summary.csv."

@@ -64,6 +64,8 @@ def render_page(analysis: Analysis, answer: Answer, pictures: Sequence[Picture])
         cost=tables.cost_matrix(analysis, answer.choice),
         latency=tables.latency(analysis, answer.choice),
         quality=tables.quality(analysis, answer.choice),
+        multiple_choice=tables.multiple_choice(analysis, answer.choice),
+        task_notes=tables.task_notes(analysis),
         scored_by=tables.scored_by(analysis.candidates),
         doubts=records.doubts(analysis),
         own_errors=tables.own_errors(analysis, answer.choice),

@@ -12,12 +12,22 @@ from bench.analysis.candidates import Analysis, Candidate, Comparison
 from bench.analysis.cost import cost_per_mtok, cost_per_request
 from bench.analysis.quality import quality_metric, tasks_by_tag
 from bench.analysis.readings import Reading, absent, read
-from bench.analysis.results import mapping, number, text
+from bench.analysis.results import mapping, number, text, texts
 from bench.report.shown import DASH, Shown, fact, plain, show, with_error
 
 LATENCY_TAGS = ("ttft", "itl", "e2e_latency")
 PERCENTILES = ("p50", "p90", "p99")
 DIVERGENCE_TAGS = ("median_divergence", "p99_divergence", "max_divergence", "top1_agreement")
+
+
+ACCURACY = "accuracy_micro"
+PAIRED_ANSWERS: Mapping[str, fmt.Formatter] = {
+    "accuracy_change": fmt.significant,
+    "wrong_to_right": fmt.count,
+    "right_to_wrong": fmt.count,
+    "mcnemar_p": fmt.significant,
+}
+"""What the multiple choice table shows against the baseline, and how it is written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,6 +234,45 @@ def quality(analysis: Analysis, choice: Candidate | None) -> list[Row]:
         ]
         rows.append(Row(subject=subject_of(candidate, choice), numbers=tuple(numbers), note=_accepted(candidate)))
     return rows
+
+
+def multiple_choice(analysis: Analysis, choice: Candidate | None) -> list[Row]:
+    """Per cell and multiple choice task: accuracy over questions and over subjects, and changed answers."""
+    names = multiple_choice_tasks(analysis)
+    rows = []
+    for candidate in in_order(analysis):
+        for name in names:
+            task = candidate.cell.tasks.get(name)
+            if task is None:
+                continue
+            numbers = [
+                show(read(candidate.cell, "tasks", name, ACCURACY)),
+                show(read(candidate.cell, "tasks", name, "accuracy_macro")),
+                *(show(read(candidate.cell, "tasks", name, tag), form) for tag, form in PAIRED_ANSWERS.items()),
+            ]
+            asked = number(mapping(task.summary.get("protocol")).get("questions"))
+            note = DASH if asked is None else fmt.count(asked)
+            subject = subject_of(candidate, choice)
+            rows.append(Row(subject=subject, source=name, numbers=tuple(numbers), note=note))
+    return rows
+
+
+def multiple_choice_tasks(analysis: Analysis) -> list[str]:
+    """The names of the tasks that gave an accuracy in some cell."""
+    found = [name for cell in analysis.results.cells for name, task in cell.tasks.items() if ACCURACY in task.metrics]
+    return list(dict.fromkeys(found))
+
+
+def task_notes(analysis: Analysis) -> list[str]:
+    """What the tasks themselves say must be known before believing their figures, each once."""
+    return list(
+        dict.fromkeys(
+            f"{name}: {note}"
+            for cell in analysis.results.cells
+            for name, task in cell.tasks.items()
+            for note in texts(task.summary.get("notes"))
+        )
+    )
 
 
 def _accepted(candidate: Candidate) -> str:

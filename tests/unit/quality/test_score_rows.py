@@ -108,3 +108,81 @@ def test_each_position_is_scored_against_the_token_after_it(worker: Any, context
     assert model.positions == list(range(context))
     certain = math.log(math.exp(5.0) + vocabulary - 1) - 5.0
     assert nll == pytest.approx(np.full(len(nll), certain))
+
+
+class Remembering(Recorded):
+    """A model that also keeps the tokens it was given; the logits after a prompt depend on all of them."""
+
+    def __init__(self, *, batch_size: int = 4, cuts: bool = True) -> None:
+        super().__init__(vocabulary=50)
+        self.batch_size = batch_size
+        self.cuts = cuts
+        self.held: list[int] = []
+        self.decoded = 0
+
+    def clear(self) -> None:
+        super().clear()
+        self.held.clear()
+
+    def forget_from(self, position: int) -> bool:
+        if self.cuts or position == 0:
+            del self.held[position:], self.positions[position:]
+            return True
+        return False
+
+    def decode(self, tokens: Any, position: int, wanted: list[bool]) -> Any:
+        assert len(tokens) <= self.batch_size
+        logits = super().decode(tokens, position, wanted)
+        self.held += tokens.tolist()
+        self.decoded += len(tokens)
+        return logits + np.float32(hash(tuple(self.held)) % 1000)
+
+
+@pytest.mark.parametrize("cuts", [True, False])
+@pytest.mark.parametrize("shared", [0, 1, 6])
+def test_after_a_shared_prefix_every_prompt_is_seen_whole(worker: Any, shared: int, cuts: bool) -> None:
+    prompts = [np.array([1, 2, 3, 4, 5, 6, *rest], dtype=np.int32) for rest in ([7], [8, 9, 10, 11, 12], [13, 14])]
+    model = Remembering(cuts=cuts)
+    found = list(worker.after_prompts(model, prompts, shared))
+    for prompt, (logits, _) in zip(prompts, found, strict=True):
+        fresh = worker.decode_all(Remembering(), prompt, 0)
+        assert logits.tolist() == fresh.tolist()
+    assert sum(computed for _, computed in found) == model.decoded
+    whole = sum(len(prompt) for prompt in prompts)
+    assert model.decoded == (whole - 2 * shared if cuts or not shared else whole)
+
+
+def words(text: str) -> Any:
+    """A vocabulary of the test: two line breaks are one token only at the very end, a letter after a space is one."""
+    ids = [ord(character) for character in text.replace(" A", "\x01").replace(" B", "\x02")]
+    if text.endswith("\n\n"):
+        ids[-2:] = [3]
+    return np.array([0, *ids], dtype=np.int32)
+
+
+def test_a_token_over_the_seam_is_not_shared(worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "prompt_tokens", lambda _vocab, text: words(text))
+    prompts, shared = worker.tokenized_group(None, "ab\n\n", ["why:", "who:"])
+    assert [prompt.tolist() for prompt in prompts] == [words("ab\n\nwhy:").tolist(), words("ab\n\nwho:").tolist()]
+    assert shared == 3
+    assert worker.tokenized_group(None, "", ["why:"])[1] == 0
+    _, shared = worker.tokenized_group(None, "ab", ["", "c"])
+    assert shared == 2, "the last token of a prompt is always decoded, for its logits"
+
+
+def test_letters_must_be_one_different_token_each(worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "prompt_tokens", lambda _vocab, text: words(text))
+    assert worker.single_tokens(None, "Answer:", [" A", " B"]) == (1, 2)
+    for texts in ([" A", " C"], [" A", " A"]):
+        with pytest.raises(worker.ScorerError) as caught:
+            worker.single_tokens(None, "Answer:", texts)
+        assert caught.value.kind == "not_one_token"
+    with pytest.raises(worker.ScorerError):
+        worker.single_tokens(None, "two\n\n", [" A"])
+
+
+def test_log_probabilities_of_chosen_tokens(worker: Any) -> None:
+    logits = np.log(np.array([0.5, 0.25, 0.125, 0.125])) + 80.0
+    assert worker.log_probabilities(logits, (2, 0)) == pytest.approx([math.log(0.125), math.log(0.5)])
+    logits[3] = np.inf
+    assert np.isnan(worker.log_probabilities(logits, (2, 0))).all()
