@@ -60,8 +60,13 @@ def inventory(tensors: Sequence[TensorInfo]) -> Inventory:
     return Inventory(types=tuple(sorted(types, key=lambda entry: (-entry.parameters, entry.type))))
 
 
+#: Mixes whose name is no tensor type's → the type that most of their tensors have.
+_MIXES = {"IQ3_M": "IQ3_S", "IQ3_XS": "IQ3_S", "IQ2_M": "IQ2_S", "MXFP4_MOE": "MXFP4"}
+
+
 def ggml_type(name: str) -> GgmlType:
-    """The tensor type a mix is named after: `Q4_K_M` → Q4_K. Raises KeyError for an unknown name."""
+    """The main tensor type of a mix: `Q4_K_M` → Q4_K. Raises KeyError for an unknown name."""
+    name = _MIXES.get(name, name)
     stem = name.removesuffix("_S").removesuffix("_M").removesuffix("_L") if "_K_" in name else name
     return {kind.name: kind for kind in GGML_TYPES.values()}[stem]
 

@@ -16,13 +16,17 @@ from bench.base.schema import not_identity, schema
 class Located:
     """A checkpoint on this machine: a GGUF file or a Hugging Face folder, with what its config knows about it.
 
-    `sha256` is given where the content is pinned and must be found again.
+    `sha256` is given where the content is pinned and must be found again, `digest` where an immutable revision names
+    the content, which is then not read for it. `origin` says where it was fetched.
     """
 
     path: Path
     license: str | None = None
     notes: tuple[str, ...] = ()
     sha256: str | None = None
+    digest: str | None = None
+    name: str | None = None
+    origin: dict[str, str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from bench.base.clock import utc_now
 from bench.base.files import write_json
-from bench.base.hashing import canonical_json, key_of, sha256_file
+from bench.base.hashing import DigestCache, canonical_json, key_of, sha256_file
 from bench.base.progress import Progress
 from bench.base.schema import identity
 from bench.store.artefacts import MANIFEST, ArtefactStore
@@ -82,7 +82,8 @@ def scheme_key(source: Source, scheme: SchemeConfig, toolchains: Toolchains) -> 
     """
     prior = scheme.prior(source)
     digest = source.digest if prior is None else f"artefact:{scheme_key(source, prior, toolchains)}"
-    return artefact_key(scheme, digest, toolchains.lock(scheme.toolchain))
+    lock = toolchains.lock(scheme.toolchain) if scheme.toolchain else ""
+    return artefact_key(scheme, digest, lock, scheme.calibration_digest())
 
 
 def quantize(
@@ -115,25 +116,26 @@ def quantize_source(
     store = ArtefactStore(cache / "artefacts")
     key = scheme_key(source, scheme, provider)
     found = _cached(store, key)
-    if found is not None:
+    if found is not None and scheme.is_intact(source, found):
         progress.say(f"{scheme.label}: already made ({key})")
         return found
-    toolchain = provider.ensure(scheme.toolchain, progress)
+    toolchain = provider.ensure(scheme.toolchain, progress) if scheme.toolchain else None
     with store.making(key) as work:
-        if store.manifest(key) is None:
+        found = _cached(store, key)
+        if found is None or not scheme.is_intact(source, found):
             progress.say(f"quantizing {source.name} to {scheme.label}")
             job = Job(
                 source=source,
-                toolchain=toolchain,
+                environment=toolchain,
                 work=work,
                 log=work / LOG_FILE,
                 progress=progress,
                 make=lambda other: quantize_source(source, other, cache=cache, progress=progress, toolchains=provider),
             )
             product = scheme.launch(job)
-            write_json(
-                work / MANIFEST, {"schema_version": SCHEMA_VERSION, "key": key, **_manifest(scheme, job, product)}
-            )
+            digests = DigestCache(cache / "sources" / "digests.json")
+            manifest = _manifest(scheme, job, product, digests)
+            write_json(work / MANIFEST, {"schema_version": SCHEMA_VERSION, "key": key, **manifest})
     made = _cached(store, key)
     assert made is not None, "an artefact exists once its manifest was written"
     return made
@@ -144,14 +146,11 @@ def _cached(store: ArtefactStore, key: str) -> Artefact | None:
     return None if manifest is None else Artefact(key=key, directory=store.directory(key), manifest=manifest)
 
 
-def _manifest(scheme: SchemeConfig, job: Job, product: Product) -> dict[str, Any]:
-    source, work = job.source, job.work
-    files: list[dict[str, Any]] = [
-        {"path": name, "size_bytes": (work / name).stat().st_size, "sha256": sha256_file(work / name)}
-        for name in product.files
-    ]
+def _manifest(scheme: SchemeConfig, job: Job, product: Product, digests: DigestCache) -> dict[str, Any]:
+    source = job.source
+    files = [_file_entry(job.work, name, digests) for name in product.files]
     return {
-        "label": scheme.label,
+        "label": product.label or scheme.label,
         "format": product.format,
         "scheme": json.loads(canonical_json(scheme)),
         "model": {
@@ -159,6 +158,7 @@ def _manifest(scheme: SchemeConfig, job: Job, product: Product) -> dict[str, Any
             "digest": source.digest,
             "license": source.license,
             "notes": list(source.notes),
+            "origin": source.origin,
         },
         "files": files,
         "size_bytes": sum(file["size_bytes"] for file in files),
@@ -168,9 +168,17 @@ def _manifest(scheme: SchemeConfig, job: Job, product: Product) -> dict[str, Any
         "warnings": list(product.warnings),
         "command": list(product.command),
         "made_from": product.made_from,
-        "toolchain": job.toolchain.describe(),
+        "calibration": product.calibration,
+        "toolchain": None if job.environment is None else job.environment.describe(),
         "wall_s": product.wall_s,
         "cpu_s": product.cpu_s,
         "peak_rss_bytes": product.peak_rss_bytes,
         "created": utc_now(),
     }
+
+
+def _file_entry(work: Path, name: str, digests: DigestCache) -> dict[str, Any]:
+    """A file as the manifest lists it; the content behind a link is digested once, not for every artefact."""
+    file = work / name
+    sha256 = digests.digest(file) if file.is_symlink() else sha256_file(file)
+    return {"path": name, "size_bytes": file.stat().st_size, "sha256": sha256}

@@ -25,7 +25,10 @@ class SourceFormat(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A checkpoint that was looked at. `digest` is `sha256:` and the content's hash; `path` a file or a folder."""
+    """A checkpoint that was looked at; `path` is a file or a folder.
+
+    `digest` is `sha256:` and the content's hash, or names an immutable revision. `origin` says where it was fetched.
+    """
 
     path: Path
     format: SourceFormat
@@ -33,6 +36,7 @@ class Source:
     name: str
     license: str | None = None
     notes: tuple[str, ...] = ()
+    origin: dict[str, str] | None = None
 
 
 def resolve(model: ModelConfig, *, cache: Path, progress: Progress) -> Source:
@@ -52,16 +56,17 @@ def resolve(model: ModelConfig, *, cache: Path, progress: Progress) -> Source:
         raise UsageError(f"{located.path}: holds no tensors (a vocabulary only?); give a whole model")
     if int(header.metadata.get("split.count", 1)) > 1:
         raise UsageError(f"{located.path}: is one part of a split GGUF; join the parts with llama-gguf-split --merge")
-    digest = digests.digest(located.path)
-    if located.sha256 is not None and digest != located.sha256:
+    digest = located.digest or f"sha256:{digests.digest(located.path)}"
+    if located.sha256 is not None and digest != f"sha256:{located.sha256}":
         raise UsageError(f"{located.path}: its SHA-256 is not the pinned {located.sha256}; remove it and run again")
     return Source(
         path=located.path,
         format=SourceFormat.gguf,
-        digest=f"sha256:{digest}",
-        name=model.name or header.text("general.name") or located.path.stem,
+        digest=digest,
+        name=model.name or located.name or header.text("general.name") or located.path.stem,
         license=located.license or header.text("general.license"),
         notes=located.notes,
+        origin=located.origin,
     )
 
 
@@ -90,10 +95,11 @@ def _hf_source(model: ModelConfig, located: Located, digests: DigestCache) -> So
     return Source(
         path=folder,
         format=SourceFormat.hf,
-        digest=f"sha256:{digests.digest_tree(folder)}",
-        name=model.name or folder.name,
+        digest=located.digest or f"sha256:{digests.digest_tree(folder)}",
+        name=model.name or located.name or folder.name,
         license=located.license,
         notes=located.notes,
+        origin=located.origin,
     )
 
 

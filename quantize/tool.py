@@ -25,11 +25,15 @@ _MEMORY = ("std::bad_alloc", "can't allocate memory", "MemoryError")
 
 @dataclass(frozen=True, kw_only=True)
 class Speech:
-    """How a tool talks: `counted` finds `done` and, unless it counts percent, `total`; `cause` finds what failed."""
+    """How a tool talks: `counted` finds `done` and `total`; `cause` finds what failed.
+
+    Where `counted` finds no total it is `total`: 100 for percent, None when nobody knows.
+    """
 
     counted: re.Pattern[str]
     cause: re.Pattern[str]
     unit: str
+    total: int | None = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,4 +105,5 @@ def _report(reader: IO[bytes], speech: Speech, progress: Progress) -> None:
     found = list(speech.counted.finditer(reader.read().decode(errors="replace")))
     if found:
         groups = found[-1].groupdict()
-        progress.advance(int(groups["done"]), int(groups.get("total") or 100), speech.unit)
+        total = int(groups["total"]) if groups.get("total") else speech.total
+        progress.advance(int(groups["done"]), total, speech.unit)

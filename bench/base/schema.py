@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+_WHEN_CHANGED = "when changed"
 _GROUPS: dict[str, dict[str, type]] = {}
 
 
@@ -76,9 +77,15 @@ def not_identity(default: Any = dataclasses.MISSING, *, default_factory: Any = d
     return dataclasses.field(metadata=metadata)
 
 
-def identity_when_set(default: Any) -> Any:
-    """A field that enters keys only where it differs from `default`: added to a config later, it changes no old key."""
-    return dataclasses.field(default=default, metadata={"identity_when_set": True})
+def identity_when_changed(default: Any = dataclasses.MISSING, *, default_factory: Any = dataclasses.MISSING) -> Any:
+    """A field that enters keys only where its identity is not the default's.
+
+    For fields added to a config whose keys are in use: results made before the field keep their keys.
+    """
+    metadata = {"identity": _WHEN_CHANGED}
+    if default_factory is not dataclasses.MISSING:
+        return dataclasses.field(default_factory=default_factory, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def identity(config: Any) -> Any:
@@ -87,14 +94,23 @@ def identity(config: Any) -> Any:
         return {
             field.name: identity(getattr(config, field.name))
             for field in dataclasses.fields(config)
-            if field.metadata.get("identity", True)
-            and not (field.metadata.get("identity_when_set") and getattr(config, field.name) == field.default)
+            if _enters(field, config)
         }
     if isinstance(config, Mapping):
         return {str(key): identity(value) for key, value in config.items()}
     if isinstance(config, list | tuple):
         return [identity(value) for value in config]
     return config
+
+
+def _enters(field: dataclasses.Field[Any], config: Any) -> bool:
+    """Whether a field of `config` is part of its identity."""
+    rule = field.metadata.get("identity", True)
+    if rule != _WHEN_CHANGED:
+        return bool(rule)
+    made = field.default_factory
+    default = field.default if made is dataclasses.MISSING else made()
+    return bool(identity(getattr(config, field.name)) != identity(default))
 
 
 def expect(value: Any, cls: type[T], where: str) -> T:

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.base.errors import CellFailure, FailureKind
-from bench.base.schema import identity_when_set, schema
+from bench.base.schema import identity_when_changed, schema
 from bench.engines.base import (
     Command,
     Engine,
@@ -88,10 +88,10 @@ class LlamaCppConfig(EngineConfig):
     gpu_layers: int = 0
     batch_size: int | None = None
     cache_ram_mib: int = 0
-    ubatch_size: int | None = identity_when_set(None)
-    flash_attention: FlashAttention = identity_when_set(FlashAttention.auto)  # noqa: RUF009 - a field
-    cache_type_k: CacheType = identity_when_set(CacheType.f16)  # noqa: RUF009 - a field
-    cache_type_v: CacheType = identity_when_set(CacheType.f16)  # noqa: RUF009 - a field
+    ubatch_size: int | None = identity_when_changed(None)
+    flash_attention: FlashAttention = identity_when_changed(FlashAttention.auto)  # noqa: RUF009 - a field
+    cache_type_k: CacheType = identity_when_changed(CacheType.f16)  # noqa: RUF009 - a field
+    cache_type_v: CacheType = identity_when_changed(CacheType.f16)  # noqa: RUF009 - a field
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -70,7 +70,7 @@ class Cell:
     def quantize(self) -> Artefact:
         """Make or reuse the variant; from here on the cell has a key and a folder."""
         config = self.config
-        support = self.engine.support(config.engine, config.scheme.format)
+        support = self.engine.support(config.engine, config.scheme.format_of(config.model))
         if support.answer is SupportAnswer.NO:
             raise Unsupported(support.reason)
         artefact = quantize(

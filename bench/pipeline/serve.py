@@ -67,7 +67,7 @@ def print_command(config: RunConfig, *, port: int | None) -> tuple[str, list[str
     """The command line, quoted for a shell, and the names of the variables that carry secrets; nothing is made."""
     refuse_unsupported(config)
     name = f"{config.model.name or config.model.kind}-{config.scheme.label}"
-    model = ServedModel(format=config.scheme.format, path=Path("MODEL"), name=name)
+    model = ServedModel(format=config.scheme.format_of(config.model), path=Path("MODEL"), name=name)
     launch = Launch(host=HOST, port=port or 8080, api_key="")
     command = engine_of(config.engine).command(config.engine, model, launch, None)
     secrets = sorted(command.secret_env)
@@ -90,6 +90,6 @@ def refuse_taken(port: int) -> None:
 
 def refuse_unsupported(config: RunConfig) -> None:
     """Raise UsageError with the engine's own reason when it cannot serve what the scheme makes."""
-    support = engine_of(config.engine).support(config.engine, config.scheme.format)
+    support = engine_of(config.engine).support(config.engine, config.scheme.format_of(config.model))
     if support.answer is SupportAnswer.NO:
         raise UsageError(support.reason)

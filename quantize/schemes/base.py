@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from bench.base.progress import Progress
 from bench.base.schema import not_identity
 from quantize.artefact import Artefact
+from quantize.models import ModelConfig
 from quantize.source import Source
 
 if TYPE_CHECKING:
@@ -24,18 +25,25 @@ class Job:
     """
 
     source: Source
-    toolchain: Toolchain
+    environment: Toolchain | None
     work: Path
     log: Path
     progress: Progress
     make: Callable[[SchemeConfig], Artefact]
+
+    @property
+    def toolchain(self) -> Toolchain:
+        """The environment of a scheme that names one."""
+        assert self.environment is not None, "the scheme names a toolchain"
+        return self.environment
 
 
 @dataclass(frozen=True, kw_only=True)
 class Product:
     """What a scheme wrote into its work folder; sizes and digests are taken by the caller.
 
-    `made_from`: key of the artefact that was read in the source's place, if any.
+    `made_from`: key of the artefact that was read in the source's place, if any. `label`: what reports call the
+    variant where that is known only now. `calibration`: the text that guided it, as it is recorded.
     `files` are relative to the work folder, the model first. `command` is recorded as it stands, so it names no path
     of this machine.
     """
@@ -51,11 +59,15 @@ class Product:
     cpu_s: float | None
     peak_rss_bytes: int | None
     made_from: str | None = None
+    label: str | None = None
+    calibration: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class SchemeConfig:
-    """Base of the group. `toolchain` names the environment; its lock, not its name, enters the artefact's key.
+    """Base of the group. `toolchain` names the environment, empty: none is needed.
+
+    The environment's lock, not its name, enters the artefact's key.
 
     `max_divergence` bounds the mean divergence from the baseline, in nats per token, above which the candidate
     counts as corrupt: a bound on breakage, not on quality.
@@ -85,6 +97,18 @@ class SchemeConfig:
     def prior(self, source: Source) -> SchemeConfig | None:
         """The scheme whose artefact is read in the source's place and enters the key; None: the source is read."""
         return None
+
+    def format_of(self, model: ModelConfig) -> str:
+        """`format` for a `model` that nobody has fetched yet."""
+        return self.format
+
+    def calibration_digest(self) -> str | None:
+        """Digest of the text that guides the scheme; raises UsageError when it cannot be read. None: without one."""
+        return None
+
+    def is_intact(self, source: Source, artefact: Artefact) -> bool:
+        """Whether a finished artefact can still be used; one that is not is made again."""
+        return True
 
     def launch(self, job: Job) -> Product:
         """Write the candidate; raises UsageError, CellFailure or ToolchainError."""

@@ -11,7 +11,7 @@ import pytest
 
 from bench.base.compose import compose
 from bench.base.errors import UsageError
-from bench.base.schema import expect, identity, identity_when_set, not_identity, schema
+from bench.base.schema import expect, identity, identity_when_changed, not_identity, schema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +94,23 @@ def test_identity_leaves_out_what_does_not_identify() -> None:
     assert identity(one) != identity(dataclasses.replace(one, shape=Disc(size=2)))
 
 
+def test_a_field_added_later_changes_an_identity_only_where_it_is_used() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Inner:
+        depth: int = 1
+        path: str = not_identity("here")
+
+    @dataclass(frozen=True, kw_only=True)
+    class Grown:
+        size: int = 3
+        added: bool = identity_when_changed(False)
+        inner: Inner = identity_when_changed(default_factory=Inner)
+
+    assert identity(Grown()) == identity(Grown(inner=Inner(path="there"))) == {"size": 3}
+    assert identity(Grown(added=True)) == {"size": 3, "added": True}
+    assert identity(Grown(inner=Inner(depth=2))) == {"size": 3, "inner": {"depth": 2}}
+
+
 def test_a_name_is_registered_once() -> None:
     with pytest.raises(ValueError, match="registered twice"):
 
@@ -121,7 +138,7 @@ def test_expect_names_the_config_path() -> None:
 @dataclass(frozen=True, kw_only=True)
 class Grown:
     old: int = 1
-    new: str | None = identity_when_set(None)
+    new: str | None = identity_when_changed(None)
 
 
 def test_a_field_that_was_added_later_enters_keys_only_where_it_was_set() -> None:

@@ -31,8 +31,12 @@ def gguf_bytes(
     *,
     pairs: Sequence[bytes] = (),
     version: int = 3,
+    odd: bool = True,
 ) -> bytes:
-    """A whole file; tensors are (name, shape with the row first, type number), their data zeros."""
+    """A whole file; tensors are (name, shape with the row first, type number), their data zeros.
+
+    `odd`: with metadata of every kind, such as nested arrays, which llama.cpp does not read.
+    """
     metadata = [
         pair("general.name", STRING, text("Tiny")),
         pair("general.license", STRING, text("mit")),
@@ -40,8 +44,8 @@ def gguf_bytes(
         pair("tiny.flag", BOOL, b"\1"),
         pair("tiny.eps", FLOAT32, struct.pack("<f", 0.5)),
         pair("tiny.nested", ARRAY, struct.pack("<IQ", ARRAY, 1) + struct.pack("<IQ", UINT32, 2) + bytes(8)),
-        *pairs,
     ]
+    metadata = [*(metadata if odd else []), *pairs]
     infos, data = b"", b""
     for name, shape, kind in tensors:
         block, size = BLOCKS[kind]

@@ -12,6 +12,7 @@ from bench.toolchains.toolchain import Toolchain
 from quantize.run import Toolchains, artefact_key, scheme_key
 from quantize.schemes.gguf import GgufConfig, GgufType
 from quantize.schemes.gguf_converted import ConvertedConfig
+from quantize.schemes.gguf_imatrix import ImatrixConfig
 from quantize.source import Source, SourceFormat
 
 SOURCE = "sha256:" + "5" * 64
@@ -24,6 +25,12 @@ LOCK = "7" * 64
 )
 def test_golden(kind: GgufType, key: str) -> None:
     assert artefact_key(GgufConfig(type=kind), SOURCE, LOCK) == key
+
+
+def test_golden_with_an_importance_matrix() -> None:
+    guided = GgufConfig(type=GgufType.Q4_K_M, imatrix=True)
+    assert artefact_key(guided, SOURCE, LOCK, "sha256:calibration") == "bdca38e2d11879bb"
+    assert artefact_key(ImatrixConfig(), SOURCE, LOCK, "sha256:calibration") == "fe7d319d7dba39f9"
 
 
 def source(form: SourceFormat) -> Source:
