@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from omegaconf import MISSING
 from bench.base.errors import UsageError
 from bench.base.progress import Progress
 from bench.base.schema import not_identity, schema
+
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +44,11 @@ class ModelConfig:
     def known_digest(self) -> str | None:
         """The source digest when it is known without looking at any file, else None."""
         return None
+
+    @property
+    def stored_as(self) -> str:
+        """`gguf` or `hf`: known before anything is fetched."""
+        return "gguf"
 
     def locate(self, cache: Path, progress: Progress) -> Located:
         """Make the checkpoint available under or outside `cache`; raises UsageError or ToolchainError."""
@@ -88,9 +97,50 @@ class LocalConfig(ModelConfig):
     license: str | None = not_identity(None)
     notes: list[str] = not_identity(default_factory=list)  # noqa: RUF009 - a field specifier
 
+    @property
+    def stored_as(self) -> str:
+        return "hf" if Path(self.path).expanduser().is_dir() else "gguf"
+
     def locate(self, cache: Path, progress: Progress) -> Located:
         """The path itself, made absolute."""
         if not self.path.strip():
             raise UsageError("model.path is empty; give a GGUF file or a Hugging Face folder: model.path=PATH")
         path = Path(self.path).expanduser().resolve()
         return Located(path=path, license=self.license, notes=tuple(self.notes))
+
+
+@schema("model", "hub")
+@dataclass(frozen=True, kw_only=True)
+class HubConfig(ModelConfig):
+    """A repository of a Hugging Face hub: its safetensors, or the one GGUF named by `file`.
+
+    `revision` is a branch, a tag or a commit; results are pinned to the commit it was. The hub's own variables decide
+    the rest: HF_TOKEN, HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE.
+    """
+
+    kind: str = "hub"
+    repo: str = MISSING
+    revision: str = "main"
+    file: str | None = None
+    notes: list[str] = not_identity(default_factory=list)  # noqa: RUF009 - a field specifier
+
+    def __post_init__(self) -> None:
+        if not _REPOSITORY.fullmatch(self.repo):
+            raise ValueError(f"model.repo='{self.repo}' is no name of a hub's repository; write org/name")
+        if not self.revision.strip():
+            raise ValueError("model.revision is empty; give a branch, a tag or a commit")
+        if self.file is not None and not self.file.endswith(".gguf"):
+            raise ValueError(
+                f"model.file='{self.file}' must be a .gguf; without it the repository's safetensors are used"
+            )
+
+    @property
+    def stored_as(self) -> str:
+        return "hf" if self.file is None else "gguf"
+
+    def locate(self, cache: Path, progress: Progress) -> Located:
+        """Fetch what is not in the hub's cache yet."""
+        from quantize.hub import fetch
+
+        located = fetch(self, cache, progress)
+        return dataclasses.replace(located, notes=tuple(self.notes))

@@ -104,7 +104,7 @@ def test_a_field_added_later_changes_an_identity_only_where_it_is_used() -> None
     class Grown:
         size: int = 3
         added: bool = identity_when_changed(False)
-        inner: Inner = identity_when_changed(default_factory=Inner)
+        inner: Inner = identity_when_changed(default_factory=Inner)  # noqa: RUF009 - a field specifier
 
     assert identity(Grown()) == identity(Grown(inner=Inner(path="there"))) == {"size": 3}
     assert identity(Grown(added=True)) == {"size": 3, "added": True}

@@ -16,7 +16,7 @@ from bench.toolchains.config import load_toolchain_config
 register_all()
 SHIPPED = sorted(path.relative_to(conf_dir()) for path in conf_dir().rglob("*.yaml"))
 #: A value where a YAML leaves one open on purpose.
-OPEN = {"model/local": ["model.path=model.gguf"]}
+OPEN = {"model/local": ["model.path=model.gguf"], "model/hub": ["model.repo=org/name"]}
 LOAD = ["endpoint.url=http://127.0.0.1:1", "endpoint.model=m", "out=out"]
 ROOTS = {"run", "plan", "load", "report"}
 
