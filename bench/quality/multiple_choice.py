@@ -221,6 +221,8 @@ def _paired_metrics(own: Answers, base: Answers | None, job: TaskJob) -> dict[st
     if not (own.complete and base.complete):
         return {tag: value_metric(unit, None, None, found) for tag, unit in _PAIRED.items()}
     figures = paired_figures(own.correct, base.correct)
+    if job.baseline is not None and job.variant.key == job.baseline.key:
+        figures["accuracy_change"] = (0.0, None)  # the same answers: by definition, not by measurement
     return {tag: value_metric(unit, *figures[tag], found, n=len(own.correct)) for tag, unit in _PAIRED.items()}
 
 

@@ -53,7 +53,7 @@ def measured(task: MultipleChoiceConfig, out: Path, cache: Path | None = None) -
 def test_a_kept_prefix_gives_what_a_fresh_context_gives(tmp_path: Path, kind: GgufType) -> None:
     groups = [prompt_group(subject) for subject in load_subjects(SMALL)]
     shared = scored(groups, tmp_path / "shared", kind)
-    # The same seam between batches in a context of its own for every question: equal to the last bit.
+    # The same seam between batches in a context of its own for every question.
     alone = [PromptGroup(prefix=g.prefix, endings=(ending,)) for g in groups for ending in g.endings]
     fresh = scored(alone, tmp_path / "fresh", kind)
     assert shared.token_ids == fresh.token_ids

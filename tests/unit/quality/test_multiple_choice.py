@@ -113,6 +113,7 @@ def test_the_baseline_itself_is_asked_once_and_for_all(tmp_path: Path) -> None:
     summary = run(scorer, tmp_path / "1", variant=BASELINE, cache=tmp_path / "cache")
     assert len(scorer.asked) == 1
     assert summary["metrics"]["accuracy_change"]["value"] == 0.0
+    assert summary["metrics"]["accuracy_change"]["lo"] is None, "nothing was measured that could have an interval"
     assert summary["metrics"]["mcnemar_p"]["value"] == 1.0
     run(scorer, tmp_path / "2", cache=tmp_path / "cache")
     assert [key for key, _ in scorer.asked] == [BASELINE.key, VARIANT.key]
