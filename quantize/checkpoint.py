@@ -19,7 +19,7 @@ from bench.base.files import write_json
 _MAX_HEADER_BYTES = 100 << 20  # what the reference implementation accepts
 _SHARDS = "model*.safetensors"
 _PYTHON = ".py"
-_PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,26 @@ class Weights:
         return max(self.matrices, key=lambda name: (self.matrices[name], name), default=None)
 
 
+@dataclass(frozen=True, kw_only=True)
+class StoredTensor:
+    """One entry of a header; `count` numbers of `type`."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    size_bytes: int
+
+    @property
+    def count(self) -> int:
+        """Numbers stored."""
+        return math.prod(self.shape)
+
+
+def read_tensors(folder: Path, pattern: str = _SHARDS) -> list[StoredTensor]:
+    """The tensors of all files that match `pattern`; raises UsageError when one is damaged."""
+    return [tensor for shard in sorted(folder.glob(pattern)) for tensor in _tensors(shard)]
+
+
 def read_weights(folder: Path) -> Weights:
     """Count the weights of `model*.safetensors` from their headers; no weights are read.
 
@@ -42,18 +62,16 @@ def read_weights(folder: Path) -> Weights:
     """
     matrices: dict[str, int] = {}
     parameters = 0
-    for shard in sorted(folder.glob(_SHARDS)):
-        for tensor in _tensors(shard):
-            count = math.prod(tensor["shape"])
-            parameters += count
-            if len(tensor["shape"]) > 1:
-                matrices[tensor["dtype"]] = matrices.get(tensor["dtype"], 0) + count
+    for tensor in read_tensors(folder):
+        parameters += tensor.count
+        if len(tensor.shape) > 1:
+            matrices[tensor.type] = matrices.get(tensor.type, 0) + tensor.count
     if not parameters:
         raise UsageError(f"{folder}: holds no weights named {_SHARDS}; save the model with save_pretrained")
     return Weights(matrices=matrices, parameters=parameters)
 
 
-def _tensors(shard: Path) -> list[dict[str, Any]]:
+def _tensors(shard: Path) -> list[StoredTensor]:
     """The entries of a file's header, whose data must be there."""
     try:
         with shard.open("rb") as stream:
@@ -64,16 +82,24 @@ def _tensors(shard: Path) -> list[dict[str, Any]]:
         raise UsageError(f"{shard}: is not a safetensors file ({error}); copy or download it again") from None
     except OSError as error:
         raise UsageError(f"{shard}: cannot be read ({error.strerror})") from error
-    needed = 8 + length + max((entry["data_offsets"][1] for entry in found), default=0)
+    needed = 8 + length + max((entry["data_offsets"][1] for _, entry in found), default=0)
     if needed > size:
         raise UsageError(f"{shard}: is cut short: {needed} bytes are needed, the file has {size}; copy it again")
-    return found
+    return [
+        StoredTensor(
+            name=name,
+            type=entry["dtype"],
+            shape=tuple(entry["shape"]),
+            size_bytes=entry["data_offsets"][1] - entry["data_offsets"][0],
+        )
+        for name, entry in found
+    ]
 
 
-def _entries(header: bytes) -> list[dict[str, Any]]:
-    entries = [entry for name, entry in json.loads(header).items() if name != "__metadata__"]
-    for entry in entries:
-        numbers = [*entry["shape"], entry["data_offsets"][1]]
+def _entries(header: bytes) -> list[tuple[str, dict[str, Any]]]:
+    entries = [(name, entry) for name, entry in json.loads(header).items() if name != "__metadata__"]
+    for _, entry in entries:
+        numbers = [*entry["shape"], *entry["data_offsets"], entry["data_offsets"][1]]
         if not isinstance(entry["dtype"], str) or not all(isinstance(number, int) for number in numbers):
             raise ValueError("a tensor without type, shape or place")
     return entries
@@ -87,7 +113,7 @@ def safe_view(folder: Path, view: Path) -> Path:
     """
     view.mkdir(parents=True)
     for file in sorted(folder.iterdir()):
-        if not file.is_file() or file.suffix == _PYTHON or file.suffix in _PICKLED:
+        if not file.is_file() or file.suffix == _PYTHON or file.suffix in PICKLED:
             continue
         plain = _made_plain(file) if file.suffix == ".json" else None
         if plain is None:

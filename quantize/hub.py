@@ -22,13 +22,13 @@ from bench.base.errors import CellFailure, FailureKind, QuantbenchError, Toolcha
 from bench.base.files import read_json, write_json
 from bench.base.hashing import key_of
 from bench.base.progress import Progress
+from quantize.checkpoint import PICKLED
 from quantize.models import HubConfig, Located
 
 T = TypeVar("T")
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
-_PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 #: What a checkpoint needs beside its weights. Never Python, never a pickle.
 _DATA = ("*.json", "*.jinja", "*.tiktoken", "tokenizer.model", "merges.txt", "vocab.txt")
 _SHARDS, _ALL_WEIGHTS = "model*.safetensors", "*.safetensors"
@@ -124,7 +124,7 @@ def _chosen(config: HubConfig, files: Mapping[str, int | None]) -> dict[str, int
     ggufs = sorted(_of_kind(files, "*.gguf"))
     if ggufs:
         raise UsageError(f"{where} holds GGUF files; name one with model.file=NAME: {', '.join(ggufs[:12])}")
-    pickled = sorted(name for name in files if name.endswith(_PICKLED))
+    pickled = sorted(name for name in files if name.endswith(PICKLED))
     if pickled and not weights:
         raise UsageError(
             f"{where} has only pickled weights ({pickled[0]}), which run code when they are loaded and are refused; "

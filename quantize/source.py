@@ -10,10 +10,9 @@ from pathlib import Path
 from bench.base.errors import UsageError
 from bench.base.hashing import DigestCache
 from bench.base.progress import Progress
+from quantize.checkpoint import PICKLED
 from quantize.gguf_file import read_gguf
 from quantize.models import Located, ModelConfig
-
-_PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
 class SourceFormat(StrEnum):
@@ -71,7 +70,7 @@ def resolve(model: ModelConfig, *, cache: Path, progress: Progress) -> Source:
 
 
 def _refuse_other_files(path: Path) -> None:
-    if path.suffix in _PICKLED and path.exists():
+    if path.suffix in PICKLED and path.exists():
         raise UsageError(f"{path}: pickled weights run code when they are loaded and are refused; use safetensors")
     if path.suffix == ".safetensors" and path.exists():
         raise UsageError(f"{path}: give the folder around it, which also holds config.json: model.path={path.parent}")
@@ -84,7 +83,7 @@ def _hf_source(model: ModelConfig, located: Located, digests: DigestCache) -> So
         hint = f"name a file in it: {', '.join(ggufs[:5])}" if ggufs else "give a GGUF file or a Hugging Face folder"
         raise UsageError(f"{folder}: has no config.json; {hint}")
     if not any(folder.glob("*.safetensors")):
-        pickled = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLED)
+        pickled = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLED)
         if pickled:
             raise UsageError(
                 f"{folder}: has only pickled weights ({pickled[0]}), which run code when they are loaded and are "
