@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import importlib.metadata
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +16,9 @@ from bench.base.errors import QuantbenchError, UsageError, nearest
 from bench.base.schema import registered, store_all
 
 T = TypeVar("T")
+
+#: Defaults of `kind` that name no class: a base's, and a value that must be given.
+_OPEN_KINDS = ("?", "???", dataclasses.MISSING)
 
 PLUGIN_GROUP = "quantbench.plugins"
 
@@ -34,7 +39,7 @@ def load_plugins(modules: Iterable[str] = ()) -> None:
     for module in modules:
         try:
             importlib.import_module(module)
-        except ImportError as error:
+        except (ImportError, TypeError, ValueError) as error:
             raise UsageError(f"--plugin {module}: cannot be imported ({error})") from error
 
 
@@ -64,9 +69,29 @@ def compose(root: str, overrides: Sequence[str], cls: type[T], *, config_dir: Pa
             raise UsageError(str(error)) from error
         except AttributeError as error:  # a `+key` that the frozen dataclass does not have
             raise UsageError(f"unknown key in the overrides: {error}; drop the '+' to see what is allowed") from error
+    _refuse_odd_values(value, "")
     if not isinstance(value, cls):
         raise UsageError(f"{root} composed to {type(value).__name__}, not {cls.__name__}")
     return value
+
+
+def _refuse_odd_values(value: Any, where: str) -> None:
+    """Raise UsageError for numbers that are not finite, and for a `kind` that is not its class's own."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{where}: {value} is not a finite number")
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            _refuse_odd_values(entry, f"{where}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for index, entry in enumerate(value):
+            _refuse_odd_values(entry, f"{where}[{index}]")
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            entry, name = getattr(value, field.name), f"{where}.{field.name}".lstrip(".")
+            if field.name == "kind" and field.default not in _OPEN_KINDS and entry != field.default:
+                group = where.split(".", maxsplit=1)[0]
+                raise UsageError(f"{name} cannot be set: choose another with {group}=NAME")
+            _refuse_odd_values(entry, name)
 
 
 def options(group: str, *, config_dir: Path | None = None) -> list[str]:

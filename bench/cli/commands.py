@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 
 def run(arguments: argparse.Namespace) -> int:
     """`quantbench run`: every stage of every cell, then the report."""
+    from bench.analysis.config import ReportConfig
     from bench.pipeline.report import report_overrides, write_report
 
     for_report, overrides = report_overrides(arguments.overrides)
+    _prepare(arguments)
+    compose("report", for_report, ReportConfig)  # a wrong price is said before anything is measured
     return _run(arguments, overrides, finish=lambda outcome, display: write_report(outcome, for_report, display))
 
 
@@ -117,9 +120,16 @@ def _run(arguments: argparse.Namespace, overrides: Sequence[str], *, finish: Any
     from bench.pipeline.run import run_plan
     from bench.store.run import Status
 
-    command = ["quantbench", arguments.command, *arguments.overrides]
+    command = ["quantbench", *arguments.argv]
     default_out = None if arguments.command == "run" else Path("results") / f"{arguments.command}-{plan.name}"
-    outcome = run_plan(plan, progress=display.progress(), command=command, default_out=default_out, **options)
+    outcome = run_plan(
+        plan,
+        progress=display.progress(),
+        command=command,
+        overrides=arguments.overrides,
+        default_out=default_out,
+        **options,
+    )
     finish(outcome, display)
     for cell in outcome.cells:
         if cell.status is Status.FAILED:

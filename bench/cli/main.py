@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import signal
 import sys
@@ -86,6 +87,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Run one command; returns the exit code. Errors raised on purpose become one line on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a label outside the terminal's encoding is no reason to stop
     try:
         arguments = _parse(argv)
         if arguments.config_dir is not None:
@@ -125,6 +129,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     """Overrides may stand before and after flags."""
     parser = build_parser()
     arguments, rest = parser.parse_known_args(argv)
+    arguments.argv = list(argv)
     flags = [word for word in rest if word.startswith("-")]
     if flags:
         known = [option for action in _actions(parser, arguments.command) for option in action.option_strings]

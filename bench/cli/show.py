@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -35,9 +36,9 @@ class Display:
         """A result: a line of text, or its fields as one JSON line."""
         self._clear_live()
         if self._json:
-            print(json.dumps({"event": "result", **fields}, default=str), file=self._out, flush=True)
+            self._put(json.dumps({"event": "result", **fields}, default=str))
         else:
-            print(text, file=self._out, flush=True)
+            self._put(text)
 
     def log_tail(self, text: str) -> None:
         """The last lines of the log that tells why something failed, for people; JSON results carry it already."""
@@ -51,22 +52,19 @@ class Display:
         if self._json:
             for row in rows:
                 record: Mapping[str, Any] = dict(zip(columns, row, strict=True))
-                print(json.dumps({"event": name, **record}), file=self._out, flush=True)
+                self._put(json.dumps({"event": name, **record}))
             return
         widths = [
             max(len(column), *(len(row[i]) for row in rows)) if rows else len(column)
             for i, column in enumerate(columns)
         ]
         for row in (columns, *rows):
-            print(
-                "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), file=self._out
-            )
-        self._out.flush()
+            self._put("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
     def _show(self, event: ProgressEvent) -> None:
         if self._json:
             fields = {name: value for name, value in vars(event).items() if value is not None}
-            print(json.dumps({"event": "progress", **fields}), file=self._out, flush=True)
+            self._put(json.dumps({"event": "progress", **fields}))
         elif not self._quiet:
             self._show_text(event)
 
@@ -92,6 +90,13 @@ class Display:
             print(line, file=self._err, flush=True)
         if finished:
             self._stage_started.pop(key, None)
+
+    def _put(self, line: str) -> None:
+        """Print a line; when the reader of our output has gone, measuring goes on without one."""
+        try:
+            print(line, file=self._out, flush=True)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())
 
     def _clear_live(self) -> None:
         if self._live_width:

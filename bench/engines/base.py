@@ -48,6 +48,9 @@ class EngineConfig:
             raise ValueError(f"engine.start_timeout_s={self.start_timeout_s} must be positive")
 
 
+SCORING_TOOLCHAIN = "llama_cpp"
+
+
 class SupportAnswer(StrEnum):
     """Whether an engine serves a format here."""
 
@@ -134,16 +137,19 @@ class Engine:
         """
 
     def scoring_toolchain(self, config: EngineConfig) -> str:
-        """The toolchain whose build scores quality for this engine: the serving one, where that can score."""
-        return config.toolchain
+        """The toolchain whose build scores quality: llama.cpp's, which scores any GGUF; an engine may have its own."""
+        return SCORING_TOOLCHAIN
 
     def scorer(self, config: EngineConfig, toolchain: Toolchain) -> Scorer:
-        """How quality is scored, in `toolchain`; raises UsageError where this engine has no way to score."""
-        raise UsageError(f"engine '{config.kind}' cannot score quality yet: leave the tasks out")
+        """How quality is scored, in `toolchain`. The scorer raises UsageError for formats it cannot read."""
+        from bench.engines.llama_cpp_scoring import LlamaCppScorer
+
+        return LlamaCppScorer(toolchain)
 
     def scoring_reasons(self, config: EngineConfig) -> Sequence[Reason]:
         """What is to be said of every quality figure, because of how it was scored."""
-        return ()
+        same = self.scoring_toolchain(config) == config.toolchain
+        return () if same else (Reason.SCORING_BUILD_DIFFERS,)
 
 
 EngineType = TypeVar("EngineType", bound=type[Engine])

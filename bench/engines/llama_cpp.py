@@ -167,6 +167,10 @@ class LlamaCpp(Engine):
         assert isinstance(config, LlamaCppConfig)
         require_offload(config.gpu_layers, log)
 
+    def scoring_toolchain(self, config: EngineConfig) -> str:
+        """The serving build itself."""
+        return config.toolchain
+
     def scorer(self, config: EngineConfig, toolchain: Toolchain) -> Scorer:
         """Full-vocabulary logits of the library the server is linked against; the server itself gives none."""
         from bench.engines.llama_cpp_scoring import LlamaCppScorer

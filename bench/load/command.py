@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,9 @@ from bench.load.config import EndpointConfig, LoadRunConfig
 
 if TYPE_CHECKING:
     from bench.load.target import Target
+
+_MARK = ".quantbench-load"
+_ASIDE = "earlier-"
 
 
 def make_target(endpoint: EndpointConfig) -> Target:
@@ -47,8 +52,7 @@ def run_load(config: LoadRunConfig, progress: Progress) -> dict[str, Any]:
     out = Path(config.out).expanduser()
     if out.exists() and not out.is_dir():
         raise UsageError(f"out: {out} is not a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / "manifest.json").exists() and not (out / "raw").exists():
-        raise UsageError(f"out: {out} holds files that are not a load result; name another folder")
+    refuse_foreign(out)
     progress = progress.within(stage="load")
     if config.endpoint.check:
         progress.say(f"asking {config.endpoint.url} for its models")
@@ -56,4 +60,36 @@ def run_load(config: LoadRunConfig, progress: Progress) -> dict[str, Any]:
     workload = config.workload
     if config.fresh_prompts:
         workload = dataclasses.replace(workload, seed=secrets.randbelow(2**31))
-    return run_scenario(target, config.scenario, workload, out, name=config.scenario.kind, progress=progress)
+    with _writing(out):
+        return run_scenario(target, config.scenario, workload, out, name=config.scenario.kind, progress=progress)
+
+
+def refuse_foreign(out: Path) -> None:
+    """Raise UsageError when a folder holds anything that this command did not put there."""
+    if not out.is_dir() or not any(out.iterdir()) or (out / _MARK).is_file():
+        return
+    raise UsageError(f"out: {out} holds files that are not a load result; name another folder")
+
+
+@contextlib.contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Mark the folder as ours, set an older record aside, and keep other processes out."""
+    from filelock import FileLock, Timeout
+
+    out.mkdir(parents=True, exist_ok=True)
+    (out / _MARK).touch()
+    try:
+        with FileLock(out / ".lock", timeout=0):
+            older = [entry for entry in out.iterdir() if entry.name not in (_MARK, ".lock") and not _is_aside(entry)]
+            if older:
+                aside = out / f"{_ASIDE}{1 + sum(map(_is_aside, out.iterdir()))}"
+                aside.mkdir()
+                for entry in older:
+                    entry.rename(aside / entry.name)
+            yield
+    except Timeout:
+        raise UsageError(f"out: {out} is being written by another quantbench load; name another folder") from None
+
+
+def _is_aside(entry: Path) -> bool:
+    return entry.name.startswith(_ASIDE)

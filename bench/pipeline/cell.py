@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from bench.base.clock import utc_now
@@ -32,7 +32,7 @@ from quantize.run import Artefact, quantize
 class Cell:
     """One cell being made; `record` is its manifest, written after every stage."""
 
-    def __init__(self, spec: CellSpec, context: Context) -> None:
+    def __init__(self, spec: CellSpec, context: Context, opened: Callable[[str], None] = lambda _: None) -> None:
         assert spec.config is not None
         self.spec = spec
         self.config: RunConfig = spec.config
@@ -42,6 +42,9 @@ class Cell:
         self.store: CellStore | None = None
         self.record: dict[str, Any] = {}
         self.failure: QuantbenchError | None = None
+        self.opened = opened
+        self.measured = False
+        self.earlier_provenance: dict[str, Any] | None = None
 
     @property
     def key(self) -> str | None:
@@ -135,6 +138,7 @@ class Cell:
                     self.note(slot, Status.COMPLETE, **read_observed(slot))
                     continue
                 self.note(slot, Status.RUNNING)
+                self.measured = True
                 repeat = self.config.repeat
                 observed = load_scenario(endpoint, slot, scenario, workload, repeat=repeat, progress=self.progress)
                 self.note(slot, Status.COMPLETE, **observed)
@@ -153,6 +157,7 @@ class Cell:
                     self.note(slot, Status.COMPLETE)
                     continue
                 self.note(slot, Status.RUNNING)
+                self.measured = True
                 judge.evaluate(name, task, slot)
                 self.note(slot, Status.COMPLETE)
 
@@ -214,12 +219,14 @@ class Cell:
             "acceptance": None,
             "engine": earlier.get("engine"),
             "machine": fingerprint(),
-            "provenance": earlier.get("provenance") or {**provenance(), "started": utc_now(), "finished": None},
-            "scenarios": dict(earlier.get("scenarios") or {}),
-            "tasks": dict(earlier.get("tasks") or {}),
+            "provenance": {**provenance(), "started": utc_now(), "finished": None},
+            "scenarios": resumed(earlier.get("scenarios"), wanted=self.config.scenarios),
+            "tasks": resumed(earlier.get("tasks"), wanted=self.config.tasks),
             "validity": [],
         }
+        self.earlier_provenance = earlier.get("provenance")
         self.save()
+        self.opened(key)
 
     def finish(self, status: Status | None = None) -> Status:
         """Record how the cell ended."""
@@ -228,9 +235,19 @@ class Cell:
             status = Status.COMPLETE if status is Status.RUNNING else status
         if self.store is not None:
             self.record["status"] = status
-            self.record["provenance"]["finished"] = self.record["provenance"]["finished"] or utc_now()
+            self.record["provenance"] = self.final_provenance()
             self.save()
         return status
+
+    def final_provenance(self) -> dict[str, Any]:
+        """Where the figures come from: this session, or the earlier one when this one measured nothing."""
+        mine = {**self.record["provenance"], "finished": utc_now()}
+        before = self.earlier_provenance
+        if before is None:
+            return mine
+        if not self.measured:
+            return before
+        return {**mine, "earlier": [*before.pop("earlier", []), before]}
 
     def save(self) -> None:
         """Write the manifest."""
@@ -240,6 +257,16 @@ class Cell:
 
 class Unsupported(Exception):
     """The engine cannot serve this; the text says why."""
+
+
+def resumed(children: Mapping[str, Any] | None, *, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Children as an earlier session left them: what it was measuring is partial now, and what was neither finished
+    nor is asked for any more is left out."""
+    entries = {name: dict(entry) for name, entry in (children or {}).items()}
+    for entry in entries.values():
+        if entry.get("status") == Status.RUNNING:
+            entry["status"] = Status.PARTIAL.value
+    return {name: entry for name, entry in entries.items() if name in wanted or entry["status"] == Status.COMPLETE}
 
 
 def served_name(variant: Artefact) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ def run_plan(
     *,
     progress: Progress,
     command: Sequence[str],
+    overrides: Sequence[str],
     stages: Stages = Stages(),  # noqa: B008 - frozen
     default_out: Path | None = None,
 ) -> RunOutcome:
@@ -55,7 +56,6 @@ def run_plan(
     directory = out_directory(plan) or default_out or Path("results") / plan.name
     store = RunStore(directory)
     with store.lock():
-        overrides = [override for override in command if "=" in override]
         store.begin(name=plan.name, command=command, overrides=overrides, report=plan.report, version=__version__)
         context = Context(cache=cache_dir(), run=store, progress=progress, stages=stages)
         planned = [_planned(spec) for spec in plan.cells]
@@ -65,13 +65,20 @@ def run_plan(
         try:
             for number, spec in enumerate(plan.cells):
                 progress.within(stage="run").advance(number, len(plan.cells), "cells", spec.label)
-                outcome, failure = _run_cell(spec, context)
+
+                def stands(key: str | None, status: Status, number: int = number) -> None:
+                    planned[number] |= {"key": key, "status": status.value}
+                    store.write_plan(planned)
+
+                outcome, failure = _run_cell(spec, context, lambda key: stands(key, Status.RUNNING))
                 outcomes.append(outcome)
-                planned[number] |= {"key": outcome.record.get("key"), "status": outcome.status.value}
-                store.write_plan(planned)
+                stands(outcome.record.get("key"), outcome.status)
                 if isinstance(failure, UsageError):
                     bad_input.append(failure)
         except KeyboardInterrupt:
+            for entry in planned:
+                entry["status"] = entry["status"].replace(Status.RUNNING.value, Status.INTERRUPTED.value)
+            store.write_plan(planned)
             store.finish(Status.INTERRUPTED)
             raise
         except BaseException:
@@ -104,9 +111,10 @@ def _planned(spec: CellSpec) -> dict[str, Any]:
     }
 
 
-def _run_cell(spec: CellSpec, context: Context) -> tuple[CellOutcome, Exception | None]:
+def _run_cell(spec: CellSpec, context: Context, opened: Callable[[str], None]) -> tuple[CellOutcome, Exception | None]:
     if spec.config is None:
-        return CellOutcome(label=spec.label, status=Status.UNSUPPORTED, record={}), None
-    cell = Cell(spec, context)
+        record = {"unsupported_reason": spec.error}
+        return CellOutcome(label=spec.label, status=Status.UNSUPPORTED, record=record), None
+    cell = Cell(spec, context, opened)
     status = cell.run()
     return CellOutcome(label=spec.label, status=status, record=cell.record), cell.failure

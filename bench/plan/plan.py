@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench.base.compose import compose, parse_overrides
 from bench.base.errors import UsageError
@@ -68,7 +70,9 @@ def plan(overrides: Sequence[str], *, multirun: bool = False, config_dir: Path |
         raise errors[0]
     if not specs:
         raise UsageError(f"experiment '{experiment.name}' has no cells left: its exclude entries drop all of them")
-    return Plan(name=experiment.name, report=tuple(experiment.report), cells=tuple(_distinct(specs)))
+    specs = list(_distinct(specs))
+    _refuse_same_measurements(specs)
+    return Plan(name=experiment.name, report=tuple(experiment.report), cells=tuple(specs))
 
 
 def _compose_cell(overrides: Sequence[str], config_dir: Path | None) -> RunConfig:
@@ -93,7 +97,7 @@ def _split_axes(overrides: Sequence[str], *, multirun: bool) -> tuple[list[str],
         if not parsed.is_sweep_override():
             fixed.append(text)
         elif multirun:
-            axes.append([f"{parsed.get_key_element()}={value}" for value in parsed.sweep_string_iterator()])
+            axes.append([f"{parsed.get_key_element()}={value}" for value in _values(text, parsed)])
         else:
             raise UsageError(f"'{text}' lists several values; add -m to run their product")
     return fixed, axes
@@ -107,7 +111,7 @@ def _expand(experiment: ExperimentConfig, user_axes: Sequence[Sequence[str]]) ->
     for choice in itertools.product(*axes):
         cell = [*base, *_words(choice)]
         if not any(exclude <= set(cell) for exclude in excludes):
-            yield not axes, cell
+            yield bool(user_axes) or not axes, cell
     for entry in experiment.include:
         yield True, [*base, *shlex.split(entry)]
 
@@ -121,7 +125,9 @@ def _last_wins(overrides: Sequence[str]) -> tuple[str, ...]:
     by_key: dict[str, str] = {}
     for text, parsed in zip(overrides, parse_overrides(overrides), strict=True):
         key = str(parsed.get_key_element()).lstrip("+~")
-        by_key.pop(key, None)
+        earlier = by_key.pop(key, "")
+        if earlier.startswith("+") and text[0] not in "+~":
+            text = f"+{text}"  # noqa: PLW2901 - what was added can be replaced
         by_key[key] = text
     return tuple(by_key.values())
 
@@ -129,7 +135,43 @@ def _last_wins(overrides: Sequence[str]) -> tuple[str, ...]:
 def _distinct(specs: Iterable[CellSpec]) -> Iterator[CellSpec]:
     seen: set[bytes] = set()
     for spec in specs:
-        mark = canonical_json(identity(spec.config) if spec.config is not None else list(spec.overrides))
+        config = spec.config
+        mark = canonical_json([_measured(config), identity(config)] if config else list(spec.overrides))
         if mark not in seen:
             seen.add(mark)
             yield spec
+
+
+def _measured(config: RunConfig) -> list[object]:
+    """What tells two cells' measurements apart. Files are told apart by path here: nothing is read to plan."""
+    nested = {
+        field.name: dataclasses.asdict(getattr(config.scheme, field.name))
+        for field in dataclasses.fields(config.scheme)
+        if dataclasses.is_dataclass(getattr(config.scheme, field.name))
+    }
+    model = dataclasses.asdict(config.model)
+    return [model, identity(config.scheme), nested, identity(config.engine), config.repeat]
+
+
+def _refuse_same_measurements(specs: Sequence[CellSpec]) -> None:
+    """Raise UsageError for cells that would be recorded as one: they differ in what belongs inside a cell."""
+    seen: dict[bytes, CellSpec] = {}
+    for spec in specs:
+        if spec.config is None:
+            continue
+        other = seen.setdefault(canonical_json(_measured(spec.config)), spec)
+        if other is not spec:
+            different = [override for override in spec.overrides if override not in other.overrides]
+            raise UsageError(
+                f"{spec.label} is planned twice, differing only in {', '.join(different) or 'its baseline'}: "
+                "scenarios, workloads and tasks go into one cell by name, such as +scenario@scenarios.NAME=closed"
+            )
+
+
+def _values(text: str, parsed: Any) -> list[str]:
+    from hydra.errors import HydraException
+
+    try:
+        return [str(value) for value in parsed.sweep_string_iterator()]
+    except HydraException as error:
+        raise UsageError(f"'{text}' does not list its values ({str(error).splitlines()[0]})") from error

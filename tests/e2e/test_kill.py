@@ -98,6 +98,11 @@ def test_ctrl_c_keeps_what_was_measured_and_exits_130(workspace: Workspace) -> N
     assert json.loads((kept / "manifest.json").read_text())["status"] == "partial"
     assert (kept / "requests.parquet").is_file()
 
+    plan = json.loads(run.with_name("plan.json").read_text())
+    assert [(entry["key"], entry["status"]) for entry in plan["cells"]] == [(record["key"], "interrupted")]
+    shown = workspace.run("report", str(run.parent))
+    assert shown.returncode == 0, shown.stderr
+
     resumed = workspace.run("run", *ONE_CELL)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert list(kept.parent.glob("*.partial-1/requests.parquet")), "the interrupted scenario is kept beside the rerun"

@@ -66,3 +66,26 @@ def test_errors_are_counted_by_kind_and_the_exit_code_says_so(tmp_path: Path) ->
     summary = json.loads((tmp_path / "record" / "summary.json").read_text())
     assert list(summary["errors"]) == ["stream_error"]
     assert "stream_error" in answer.stdout
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
+    precious = tmp_path / "data" / "raw" / "precious.csv"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("a,b")
+    (tmp_path / "data" / "manifest.json").write_text("{}")
+    with TruthServer(ttft_ms=1, itl_ms=1) as server:
+        command = ["load", f"endpoint.url={server.url}", "endpoint.model=truth", "out=data"]
+        answer = quantbench(*command, cwd=tmp_path)
+    assert answer.returncode == 2
+    assert "holds files that are not a load result" in answer.stderr
+    assert precious.read_text() == "a,b"
+
+
+def test_a_second_record_sets_the_first_aside(tmp_path: Path) -> None:
+    with TruthServer(ttft_ms=1, itl_ms=1) as server:
+        command = ["load", f"endpoint.url={server.url}", "endpoint.model=truth", "scenario.requests=8", "out=record"]
+        for _ in range(2):
+            answer = quantbench(*command, "workload.output_tokens=4", cwd=tmp_path)
+            assert answer.returncode == 0, answer.stderr
+    assert (tmp_path / "record" / "earlier-1" / "requests.parquet").is_file()
+    assert (tmp_path / "record" / "requests.parquet").is_file()

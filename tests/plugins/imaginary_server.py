@@ -9,7 +9,7 @@ from pathlib import Path
 
 KEY = os.environ["IMAGINARY_KEY"]
 HOST, PORT, BEHAVIOUR = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-TRIED = Path(os.environ["TMPDIR"]) / "tried"
+TRIED = Path(os.environ.get("TMPDIR", ".")) / "tried"
 answered: list[str] = []
 
 
@@ -28,14 +28,30 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(200, "ok")
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.headers["Authorization"] != f"Bearer {KEY}":
             self.answer(401, "wrong key")
         elif BEHAVIOUR == "never_generates":
             self.answer(503, "loading")
+        elif body.get("stream"):
+            self.stream(body["max_tokens"])
         else:
-            answered.append(self.path)
+            answered.append("x")
             self.answer(200, json.dumps({"choices": [{"text": "x"}]}))
+
+    def stream(self, tokens: int) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        for _ in range(tokens):
+            answered.append("x")
+            self.event({"choices": [{"text": "x", "finish_reason": None}]})
+            time.sleep(0.002)
+        self.event({"choices": [], "usage": {"prompt_tokens": 8, "completion_tokens": tokens}})
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    def event(self, value: object) -> None:
+        self.wfile.write(b"data: " + json.dumps(value).encode() + b"\n\n")
 
     def log_message(self, *_: object) -> None:
         return

@@ -100,3 +100,37 @@ def test_what_was_written_explicitly_is_a_usage_error(config_dir: Path, body: st
 
 def test_planning_twice_gives_the_same_plan() -> None:
     assert plan(["experiment=quickstart"]) == plan(["experiment=quickstart"])
+
+
+def test_files_are_told_apart_by_path() -> None:
+    planned = plan(["model=local", "model.path=a.gguf,b.gguf"], multirun=True)
+    assert [spec.config and spec.config.model.path for spec in planned.cells] == ["a.gguf", "b.gguf"]  # type: ignore[attr-defined]  # LocalConfig
+
+
+def test_an_axis_inside_a_cell_is_refused_rather_than_overwritten() -> None:
+    with pytest.raises(UsageError, match=r"planned twice, differing only in workloads\.default\.input_tokens=16"):
+        plan(["workloads.default.input_tokens=8,16"], multirun=True)
+
+
+def test_a_typing_error_in_a_users_list_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="scheme 'gguf_q8_O' is unknown"):
+        plan(["scheme=gguf_q8_0,gguf_q8_O"], multirun=True)
+
+
+def test_a_scenario_that_was_added_can_be_replaced() -> None:
+    config = plan(["+scenario@scenarios.extra=closed", "scenario@scenarios.extra=poisson"]).cells[0].config
+    assert config is not None
+    assert config.scenarios["extra"].kind == "poisson"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("workloads.default.temperature=nan", "workloads.default.temperature: nan is not a finite number"),
+        ("scenarios.c1.total_s=inf", "scenarios.c1.total_s: inf is not a finite number"),
+        ("engine.kind=xllamacpp", "engine.kind cannot be set: choose another with engine=NAME"),
+    ],
+)
+def test_odd_values_are_named(override: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        plan([override])
