@@ -33,6 +33,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(401, "wrong key")
         elif BEHAVIOUR == "never_generates":
             self.answer(503, "loading")
+        elif self.path != "/v1/completions":
+            self.answer(404, "no such route")
         elif body.get("stream"):
             self.stream(body["max_tokens"])
         else:
@@ -43,9 +45,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
-        for _ in range(tokens):
+        for number in range(tokens):
             answered.append("x")
-            self.event({"choices": [{"text": "x", "finish_reason": None}]})
+            finished = "length" if number + 1 == tokens else None
+            self.event({"choices": [{"text": "x", "finish_reason": finished}]})
             time.sleep(0.002)
         self.event({"choices": [], "usage": {"prompt_tokens": 8, "completion_tokens": tokens}})
         self.wfile.write(b"data: [DONE]\n\n")
