@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.base.schema import schema
+from bench.base.validity import Reason
 from bench.engines.base import Command, Engine, EngineConfig, Launch, LogPattern, ServedModel, Support, engine
 from bench.engines.llama_cpp import LOG_PATTERNS, gguf_only, require_offload
 
@@ -86,3 +87,7 @@ class LlamaCppPython(Engine):
 
         assert isinstance(config, LlamaCppPythonConfig)
         return LlamaCppScorer(toolchain, gpu_layers=config.gpu_layers)
+
+    def scoring_reasons(self, config: EngineConfig) -> Sequence[Reason]:
+        """None: the toolchain that scores built the library that serves here."""
+        return ()
