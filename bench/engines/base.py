@@ -180,12 +180,6 @@ def engine_of(config: EngineConfig) -> Engine:
     return cls()
 
 
-def engine_kinds() -> list[str]:
-    """The kinds of all registered engines."""
-    discover()
-    return sorted(_ENGINES)
-
-
 def discover() -> None:
     """Import every module of this package, so that each registers its engine and its schema."""
     import importlib

@@ -77,10 +77,6 @@ class LlamaCppPython(Engine):
         assert isinstance(config, LlamaCppPythonConfig)
         require_offload(config.gpu_layers, log)
 
-    def scoring_toolchain(self, config: EngineConfig) -> str:
-        """The build whose library this server loads: what it scored for other engines is reused."""
-        return "llama_cpp"
-
     def scorer(self, config: EngineConfig, toolchain: Toolchain) -> Scorer:
         """Full-vocabulary logits of the same library."""
         from bench.engines.llama_cpp_scoring import LlamaCppScorer

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from bench.base.errors import UsageError
 from bench.base.schema import schema
-from bench.base.validity import Reason
 from bench.engines.base import Command, Engine, EngineConfig, Launch, LogPattern, ServedModel, Support, engine
 from bench.engines.llama_cpp import LOG_PATTERNS, gguf_only, require_offload
 
 if TYPE_CHECKING:
-    from bench.engines.scoring import Scorer
     from bench.toolchains.toolchain import Toolchain
 
 _SERVER = Path(__file__).with_name("workers") / "xllamacpp_server.py"
@@ -72,17 +70,3 @@ class Xllamacpp(Engine):
         """Layers that were to be on the GPU must be there."""
         assert isinstance(config, XllamacppConfig)
         require_offload(config.gpu_layers, log)
-
-    def scoring_toolchain(self, config: EngineConfig) -> str:
-        """The wheel gives no logits: the native build scores."""
-        return "llama_cpp"
-
-    def scorer(self, config: EngineConfig, toolchain: Toolchain) -> Scorer:
-        """The native build's scorer."""
-        from bench.engines.llama_cpp_scoring import LlamaCppScorer
-
-        return LlamaCppScorer(toolchain)
-
-    def scoring_reasons(self, config: EngineConfig) -> Sequence[Reason]:
-        """Another build serves than scores."""
-        return (Reason.SCORING_BUILD_DIFFERS,)

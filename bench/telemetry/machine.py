@@ -57,11 +57,6 @@ def fingerprint() -> dict[str, Any]:
     }
 
 
-def accelerator() -> str:
-    """`cuda` where an NVIDIA driver answers, else `cpu`."""
-    return "cuda" if gpus() else "cpu"
-
-
 def load_average() -> list[float] | None:
     """The machine's 1, 5 and 15 minute load, or None where the system has none."""
     try:
