@@ -67,13 +67,13 @@ def serve(arguments: argparse.Namespace) -> int:
         return 0
     api_key = os.environ.get("QUANTBENCH_API_KEY") or secrets.token_urlsafe(24)
     with serving(config, port=arguments.port, api_key=api_key, progress=display.progress()) as endpoint:
-        display.result(
-            f"serving {endpoint.model} at {endpoint.url}/v1 (key in {endpoint.key_file}); Ctrl-C stops it",
-            url=endpoint.url,
-            model=endpoint.model,
-            key_file=str(endpoint.key_file),
-        )
         try:
+            display.result(
+                f"serving {endpoint.model} at {endpoint.url}/v1 (key in {endpoint.key_file}); Ctrl-C stops it",
+                url=endpoint.url,
+                model=endpoint.model,
+                key_file=str(endpoint.key_file),
+            )
             endpoint.wait()
         except KeyboardInterrupt:  # how serving is meant to end
             display.result("stopped", status="stopped")
