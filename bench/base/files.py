@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 
-def fsync_dir(directory: Path) -> None:
-    """Make a rename in `directory` survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make a file's content, pages another process has mapped included, or a rename in a folder survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -30,7 +30,7 @@ def write_atomic(path: Path, data: bytes) -> None:
             os.fsync(stream.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
-        fsync_dir(path.parent)
+        sync(path.parent)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
@@ -56,12 +56,12 @@ def read_from(path: Path, offset: int, *, limit_bytes: int = 1 << 20) -> str:
         return stream.read(limit_bytes).decode(errors="replace")
 
 
-def tail(path: Path, *, lines: int = 40, limit_bytes: int = 16_384) -> str:
-    """The last `lines` lines of a log, at most `limit_bytes`; empty when there is no such file."""
+def tail(path: Path, *, start: int = 0, lines: int = 40, limit_bytes: int = 16_384) -> str:
+    """The last `lines` lines of a log from byte `start` on, at most `limit_bytes`; empty when there is no such file."""
     try:
         with path.open("rb") as stream:
             stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, stream.tell() - limit_bytes))
+            stream.seek(max(start, stream.tell() - limit_bytes))
             data = stream.read()
     except FileNotFoundError:
         return ""

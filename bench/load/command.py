@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,7 @@ def run_load(config: LoadRunConfig, progress: Progress) -> dict[str, Any]:
     Raises UsageError when the endpoint cannot be used as configured, before anything is measured.
     """
     from bench.load.preflight import check_endpoint
+    from bench.load.record import salvage
     from bench.load.run import run_scenario
 
     target = make_target(config.endpoint)
@@ -60,7 +61,7 @@ def run_load(config: LoadRunConfig, progress: Progress) -> dict[str, Any]:
     workload = config.workload
     if config.fresh_prompts:
         workload = dataclasses.replace(workload, seed=secrets.randbelow(2**31))
-    with _writing(out):
+    with _writing(out, before=salvage):
         return run_scenario(target, config.scenario, workload, out, name=config.scenario.kind, progress=progress)
 
 
@@ -72,14 +73,15 @@ def refuse_foreign(out: Path) -> None:
 
 
 @contextlib.contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    """Mark the folder as ours, set an older record aside, and keep other processes out."""
+def _writing(out: Path, *, before: Callable[[Path], object]) -> Iterator[None]:
+    """Mark the folder as ours, set an older record aside (after `before` has seen it), and keep others out."""
     from filelock import FileLock, Timeout
 
     out.mkdir(parents=True, exist_ok=True)
     (out / _MARK).touch()
     try:
         with FileLock(out / ".lock", timeout=0):
+            before(out)
             older = [entry for entry in out.iterdir() if entry.name not in (_MARK, ".lock") and not _is_aside(entry)]
             if older:
                 aside = out / f"{_ASIDE}{1 + sum(map(_is_aside, out.iterdir()))}"

@@ -25,7 +25,8 @@ EVENT_DTYPE = np.dtype([("slot", "<u4"), ("ns", "<i8"), ("bytes", "<u4"), ("toke
 class _Digest:
     """One pass over a recording; `rows` keep raw stamps until the clock map is known."""
 
-    def __init__(self) -> None:
+    def __init__(self, unfinished: str) -> None:
+        self.unfinished = unfinished
         self.log = EventLog()
         self.open: dict[int, Answer] = {}
         self.rows: list[dict[str, Any]] = []
@@ -65,7 +66,7 @@ class _Digest:
                 self.pairs.append((ns, realtime, uncertainty))
             self.last_ns = ns
         for answer in list(self.open.values()):
-            self.close(answer, ErrorKind.client.value, self.last_ns)
+            self.close(answer, self.unfinished, self.last_ns)
 
     def close(self, answer: Answer, end: str, ns: int) -> None:
         status, kind, message = answer.finish(end)
@@ -94,9 +95,12 @@ class _Digest:
         )
 
 
-def digest(directory: Path, stem: str) -> dict[str, Any]:
-    """Parse the recording `stem` in `directory`; see the module's docstring."""
-    pass_ = _Digest()
+def digest(directory: Path, stem: str, *, unfinished: str = ErrorKind.client.value) -> dict[str, Any]:
+    """Parse the recording `stem` in `directory`; see the module's docstring.
+
+    Requests without an end get `unfinished` (a value of End or ErrorKind).
+    """
+    pass_ = _Digest(unfinished)
     pass_.run(directory, stem)
     clock = ClockMap(pass_.pairs or [(0, 0, 0)])
     untrusted = 0

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
 import shutil
-import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import orjson
-
-from bench._version import __version__
 from bench.base.clock import NS_PER_S, utc_now
-from bench.base.errors import FailureKind, UsageError
-from bench.base.files import read_json, write_json
-from bench.base.hashing import sha256_file
+from bench.base.errors import UsageError
 from bench.base.progress import Progress
 from bench.load.config import (
     ClosedConfig,
@@ -30,17 +22,18 @@ from bench.load.config import (
     WorkloadConfig,
 )
 from bench.load.crew import Counts, Crew, death
+from bench.load.flush import Flusher
+from bench.load.outcome import ErrorKind
 from bench.load.payload import ROUTES, request_body
 from bench.load.preflight import open_client, token_counter
 from bench.load.prompts import Prompts, draw_prompts, fit_prompts
+from bench.load.record import FILES, Asked, digest_for, worker_specs, write_asked, write_result
 from bench.load.schedule import draw_offsets, users_of, worker_of, workers_used
-from bench.load.spec import WorkerSpec, read_spec, write_plan
+from bench.load.spec import WorkerSpec, write_plan
 from bench.load.stamps import kernel_stamps_available
-from bench.load.summary import summarise
-from bench.load.table import Events, Ints, Table, load_parquet, make_events, make_table, write_parquet
+from bench.load.table import load_parquet
 from bench.load.target import Address, Target, parse_url
 
-FILES = ("requests.parquet", "events.parquet", "summary.json")
 _WARMUP_USERS = 4
 
 
@@ -84,10 +77,11 @@ def run_scenario(
     started = utc_now()
     progress.say(f"preparing {scenario.requests} requests")
     plan = _prepare(target, scenario, workload, out / "raw", name=name, repeat=repeat)
+    asked = _asked(plan, started=started, context=context)
+    write_asked(asked, plan.raw)
     interrupted = _send(plan, progress)
     progress.say("recording")
-    summary = _record(plan, out, interrupted=interrupted)
-    _write_manifest(plan, out, summary, started=started, context=context)
+    summary = write_result(asked, out, worker_specs(asked, plan.raw), interrupted=interrupted)
     if not scenario.keep_raw:
         shutil.rmtree(plan.raw)
     if interrupted:
@@ -128,6 +122,21 @@ def _prepare(
         kernel_stamps=available and scenario.time_source is not TimeSource.user,
         prompts=_make_prompts(target, workload, scenario.warmup + scenario.requests, name=name, repeat=repeat),
         raw=raw,
+    )
+
+
+def _asked(plan: _Plan, *, started: str, context: Mapping[str, Any]) -> Asked:
+    return Asked(
+        name=plan.name,
+        repeat=plan.repeat,
+        scenario=plan.scenario,
+        workload=plan.workload,
+        url=plan.target.url,
+        model=plan.target.model,
+        kernel_stamps=plan.kernel_stamps,
+        prompts=plan.prompts,
+        started=started,
+        context=context,
     )
 
 
@@ -207,7 +216,7 @@ def _send(plan: _Plan, progress: Progress) -> bool:
         progress.advance(counts["done"], total, "requests", f"{counts['in_flight']} in flight{failed}")
 
     interrupted = False
-    with Crew(show) as crew:
+    with Crew(show) as crew, Flusher(plan.raw):
         for worker in range(workers_used(plan.scenario)):
             crew.start(partial(_make_spec, plan), worker, plan.target.api_key)
         load_parquet()  # while the workers start, rather than between the last request and the record
@@ -223,106 +232,7 @@ def _send(plan: _Plan, progress: Progress) -> bool:
             crew.await_done(stopping=True)
         dead = crew.dead()
     for spec in dead:
-        _digest_for(spec)
+        cause = death(spec, "a load worker died; what it had recorded is kept")
+        died = {"kind": cause.kind.value, "message": str(cause)}
+        digest_for(spec, died=died, unfinished=ErrorKind.client.value)
     return interrupted
-
-
-def _digest_for(spec: WorkerSpec) -> None:
-    """Digest what a worker that died had recorded, and leave the figures it could not leave."""
-    from bench.load.digest import digest
-
-    directory = Path(spec.directory)
-    cause = death(spec, "a load worker died; what it had recorded is kept")
-    unknown = {"loop_cpu_s": 0.0, "loop_wall_s": 0.0, "digest_cpu_s": 0.0, "stale_connections": 0, "peak_rss_bytes": 0}
-    write_json(
-        directory / f"{spec.stem}.own.json",
-        digest(directory, spec.stem)
-        | unknown
-        | {"worker": spec.worker, "broken": False, "died": {"kind": cause.kind.value, "message": str(cause)}},
-    )
-
-
-# ---- after
-
-
-def _record(plan: _Plan, out: Path, *, interrupted: bool) -> dict[str, Any]:
-    specs = [read_spec(plan.raw / f"worker{worker}.json") for worker in range(workers_used(plan.scenario))]
-    own = [read_json(plan.raw / f"{spec.stem}.own.json") for spec in specs]
-    table, events, delays_ns = _load(plan, specs)
-    write_parquet(table, events, out, scenario=plan.name, repeat=plan.repeat)
-    failure = _failure(table, own)
-    status = "partial" if interrupted else "complete" if failure is None else "failed"
-    summary = summarise(
-        table,
-        events,
-        scenario=plan.scenario,
-        workload=plan.workload,
-        own=own,
-        delays_ns=delays_ns,
-        time_source="kernel" if plan.kernel_stamps else "user",
-        prompts=plan.prompts,
-        run={"scenario": plan.name, "repeat": plan.repeat, "status": status, "failure": failure},
-    )
-    write_json(out / "summary.json", summary)
-    return summary
-
-
-def _load(plan: _Plan, specs: list[WorkerSpec]) -> tuple[Table, Events, Ints]:
-    rows: list[dict[str, Any]] = []
-    for spec in specs:
-        with (plan.raw / f"{spec.stem}.requests.jsonl").open("rb") as stream:
-            rows += (orjson.loads(line) | {"worker": spec.worker} for line in stream)
-    events = make_events([np.load(plan.raw / f"{spec.stem}.events.npy") for spec in specs])
-    delays_ns: Ints = np.concatenate([np.load(plan.raw / f"{spec.stem}.delays.npy") for spec in specs])
-    return make_table(rows, warmup=plan.scenario.warmup), events, delays_ns
-
-
-def _failure(table: Table, own: list[dict[str, Any]]) -> dict[str, str] | None:
-    """Why a scenario that was not interrupted is not complete."""
-    died: list[dict[str, str]] = [figures["died"] for figures in own if figures.get("died")]
-    if died:
-        return died[0]
-    kinds = sorted({kind for kind in table.error_kind if kind})
-    if any(figures["broken"] for figures in own):
-        return {
-            "kind": FailureKind.UNHEALTHY.value,
-            "message": f"the endpoint is gone, the scenario was ended ({', '.join(kinds)})",
-        }
-    if not any(status == "ok" for status, main in zip(table.status, table.main, strict=True) if main):
-        return {
-            "kind": FailureKind.UNHEALTHY.value,
-            "message": f"no request succeeded ({', '.join(kinds) or 'none sent'})",
-        }
-    return None
-
-
-def _write_manifest(
-    plan: _Plan, out: Path, summary: Mapping[str, Any], *, started: str, context: Mapping[str, Any]
-) -> None:
-    """The manifest, last: with it the result exists."""
-    write_json(
-        out / "manifest.json",
-        {
-            "schema_version": 1,
-            "kind": "load",
-            "status": summary["status"],
-            "failure": summary["failure"],
-            "name": plan.name,
-            "repeat": plan.repeat,
-            "scenario": dataclasses.asdict(plan.scenario),
-            "workload": dataclasses.asdict(plan.workload),
-            "endpoint": {"url": plan.target.url, "model": plan.target.model},
-            "time_source": summary["own_error"]["time_source"],
-            "clock": "CLOCK_MONOTONIC, ns",
-            "files": [
-                {"path": name, "size_bytes": (out / name).stat().st_size, "sha256": sha256_file(out / name)}
-                for name in FILES
-            ],
-            "quantbench": __version__,
-            "python": platform.python_version(),
-            "host": {"kernel": platform.release(), "name": socket.gethostname()},
-            "started": started,
-            "finished": utc_now(),
-            "context": dict(context),
-        },
-    )

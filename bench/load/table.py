@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bench.base.files import sync
 from bench.load.outcome import Status
 
 MISSING = -1
@@ -164,4 +165,6 @@ def write_parquet(table: Table, events: Events, out: Path, *, scenario: str, rep
     for name, content in (("requests", requests), ("events", timeline)):
         temporary = out / f".{name}.parquet.tmp"
         pq.write_table(content, temporary, compression="zstd")
+        sync(temporary)
         temporary.replace(out / f"{name}.parquet")
+    sync(out)

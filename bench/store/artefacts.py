@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.base.files import fsync_dir, read_json, write_json
+from bench.base.files import read_json, sync, write_json
 
 MANIFEST = "manifest.json"
 ACCEPTANCE = "acceptance.json"
@@ -53,7 +53,7 @@ class ArtefactStore:
                     final = self.directory(key)
                     shutil.rmtree(final, ignore_errors=True)
                     work.rename(final)
-                    fsync_dir(self._root)
+                    sync(self._root)
             finally:
                 shutil.rmtree(work, ignore_errors=True)
 

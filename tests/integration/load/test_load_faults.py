@@ -18,6 +18,7 @@ import pytest
 
 from bench.base.files import read_json
 from bench.load.config import Api, ClosedConfig, SyntheticConfig
+from bench.load.record import salvage
 from bench.load.run import run_scenario
 from bench.load.target import Target
 from bench.load.truth.launch import TruthServer
@@ -224,3 +225,59 @@ def test_killed_harness_leaves_no_worker(running: subprocess.Popen[bytes]) -> No
     running.wait()
     _, alive = psutil.wait_procs(workers, timeout=5)
     assert alive == []
+
+
+def test_what_a_killed_harness_recorded_becomes_a_partial_result(
+    running: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    workers = workers_below(running.pid)
+    running.kill()
+    running.wait()
+    psutil.wait_procs(workers, timeout=5)
+    moved = (tmp_path / "out").rename(tmp_path / "moved")
+    for name in ("worker0.own.json", "worker0.requests.jsonl", "worker0.events.npy", "worker0.delays.npy"):
+        (moved / "raw" / name).write_bytes(b"")  # what a power cut may leave of files that nobody synced
+    answered = salvage(moved)
+    assert answered is not None
+    assert answered > 10
+    summary, manifest = read_json(moved / "summary.json"), read_json(moved / "manifest.json")
+    assert (summary["status"], manifest["status"], manifest["scenario"]["concurrency"]) == ("partial", "partial", 4)
+    assert summary["errors"] == {}
+    rows = pq.read_table(moved / "requests.parquet").to_pylist()
+    whole = [row for row in rows if row["status"] == "ok"]
+    assert len(whole) == answered
+    assert {row["output_tokens"] for row in whole} == {8}
+    assert sum(row["status"] == "cancelled" for row in rows) <= 4
+    assert not (moved / "raw").exists()
+    before = (moved / "requests.parquet").read_bytes()
+    assert salvage(moved) is None, "a result that is there already is left as it is"
+    assert (moved / "requests.parquet").read_bytes() == before
+
+
+def test_a_damaged_recording_is_left_as_it_is(running: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    workers = workers_below(running.pid)
+    running.kill()
+    running.wait()
+    psutil.wait_procs(workers, timeout=5)
+    raw = tmp_path / "out" / "raw"
+    (raw / "asked.json").write_text('{"name": "cut off')
+    before = {path.name: path.read_bytes() for path in raw.iterdir()}
+    assert salvage(tmp_path / "out") is None
+    assert {path.name: path.read_bytes() for path in raw.iterdir()} == before
+
+
+def test_requests_that_were_only_cancelled_are_no_result(tmp_path: Path) -> None:
+    with TruthServer(ttft_ms=60_000, itl_ms=2) as server:
+        process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, server.url, str(tmp_path / "out"), "20000"],
+            cwd=Path(__file__).parents[3],
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        await_segments(tmp_path / "out")
+        workers = workers_below(process.pid)
+        process.kill()
+        process.wait()
+        psutil.wait_procs(workers, timeout=5)
+    assert salvage(tmp_path / "out") is None
+    assert list((tmp_path / "out" / "raw").glob("*.seg"))

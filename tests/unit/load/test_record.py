@@ -1,0 +1,46 @@
+"""What a killed run asked is read back as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.load.config import Api, ClosedConfig, PoissonConfig, ScenarioConfig, SyntheticConfig, TimeSource
+from bench.load.prompts import Prompts
+from bench.load.record import Asked, read_asked, salvage, write_asked
+
+#: Strings that mean something to a configuration's grammar, and nothing here.
+EXTRA = {"stop": ["${oc.env:HOME}", "???", "a\nb"], "nested": {"cache_prompt": False, "n": None}}
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        ClosedConfig(concurrency=3, duration_s=1.5, time_source=TimeSource.kernel),
+        PoissonConfig(rate_per_s=0.5, keep_raw=True),
+    ],
+)
+def test_a_round_trip_changes_nothing_but_the_prompts_texts(tmp_path: Path, scenario: ScenarioConfig) -> None:
+    asked = Asked(
+        name="c3",
+        repeat=1,
+        scenario=scenario,
+        workload=SyntheticConfig(api=Api.chat, extra=EXTRA),
+        url="http://127.0.0.1:1",
+        model="m",
+        kernel_stamps=True,
+        prompts=Prompts(texts=[], exact=True, how="the endpoint's tokenize route"),
+        started="2026-11-25T00:00:00Z",
+        context={"cell": "x"},
+    )
+    write_asked(asked, tmp_path)
+    assert read_asked(tmp_path) == asked
+    write_asked(Asked(**{**vars(asked), "prompts": Prompts(texts=["secret"], exact=True, how="x")}), tmp_path)
+    assert "secret" not in (tmp_path / "asked.json").read_text()
+
+
+def test_a_folder_without_recordings_is_no_killed_run(tmp_path: Path) -> None:
+    assert salvage(tmp_path) is None
+    (tmp_path / "raw").mkdir()
+    assert salvage(tmp_path) is None
