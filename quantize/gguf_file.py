@@ -6,6 +6,7 @@ are stepped over, so that a header is read in milliseconds.
 
 from __future__ import annotations
 
+import functools
 import math
 import mmap
 import struct
@@ -22,6 +23,9 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _MAX_DIMENSIONS = 4
 _MAX_NESTING = 4
 _DEFAULT_ALIGNMENT = 32
+_LENGTH = struct.Struct("<Q")
+#: Headers are remembered while a run asks for the same files again and again.
+_REMEMBERED = 32
 
 Scalar = int | float | bool | str
 
@@ -107,8 +111,7 @@ class _Cursor:
         if kind in _SCALARS:
             self.skip(length * struct.calcsize(f"<{_SCALARS[kind]}"))
         elif kind == _STRING:
-            for _ in range(length):
-                self.skip(self.count())
+            self._skip_strings(length)
         elif kind == _ARRAY and depth < _MAX_NESTING:
             for _ in range(length):
                 self.skip_array(depth + 1)
@@ -116,9 +119,20 @@ class _Cursor:
             raise _MalformedError(f"an array of unknown type {kind}")
         return length
 
+    def _skip_strings(self, count: int) -> None:
+        """Step over strings; a vocabulary has some hundred thousand of them."""
+        data, end, position, length_at = self._data, len(self._data), self.position, _LENGTH.unpack_from
+        for _ in range(count):
+            if position + _LENGTH.size > end:
+                raise _TruncatedError
+            position += _LENGTH.size + length_at(data, position)[0]
+        if position > end:
+            raise _TruncatedError
+        self.position = position
+
 
 def read_gguf(path: Path) -> GgufFile:
-    """Read and check the header of `path`.
+    """Read and check the header of `path`; that of a file which has not changed since is remembered.
 
     Raises UsageError when the file is missing, is no GGUF, is of another version or byte order, is damaged, or is
     shorter than its tensors.
@@ -128,14 +142,22 @@ def read_gguf(path: Path) -> GgufFile:
     if not path.is_file():
         raise UsageError(f"{path}: is a folder, not a GGUF file; name the file in it")
     try:
+        stat = path.stat()
+        return _read(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _read(path: Path, *_: int) -> GgufFile:
+    """The header of the file that `path` is; what else is given tells it from another of the same name."""
+    try:
         with path.open("rb") as stream:
             start = stream.read(8)
             if start[:4] != MAGIC:
                 raise UsageError(f"{path}: is not a GGUF file (it begins with {start[:4]!r}); give a .gguf model")
             with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _parse(path, data)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
     except _TruncatedError:
         raise UsageError(f"{path}: is cut short within its header; copy or download it again") from None
     except _MalformedError as error:

@@ -7,25 +7,21 @@ need no request.
 
 from __future__ import annotations
 
-import errno
 import fnmatch
 import functools
-import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
-from bench.base.errors import CellFailure, FailureKind, QuantbenchError, ToolchainError, UsageError, nearest
+from bench.base.errors import CellFailure, FailureKind, ToolchainError, UsageError, nearest
 from bench.base.files import read_json, write_json
 from bench.base.hashing import key_of
+from bench.base.hub import Wanted, asked, endpoint, not_fetched, quiet_library, silent_bar
 from bench.base.progress import Progress
 from quantize.checkpoint import PICKLED
 from quantize.models import HubConfig, Located
-
-T = TypeVar("T")
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
@@ -51,8 +47,7 @@ def fetch(config: HubConfig, cache: Path, progress: Progress) -> Located:
     Raises UsageError when there is no such repository, revision or file, when access is refused or offline files are
     missing; CellFailure when the disk is full; ToolchainError when the hub cannot be reached.
     """
-    # Read when the library is imported: it asks the hub for what is needed and tells it nothing else.
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    quiet_library()
     from huggingface_hub import is_offline_mode
 
     record = cache / "sources" / "hub" / f"{key_of([config.repo, config.revision, config.file])}.json"
@@ -62,12 +57,9 @@ def fetch(config: HubConfig, cache: Path, progress: Progress) -> Located:
         if kept is not None and not _missing(config, kept):
             return _located(config, kept)
     if offline:
-        raise UsageError(
-            f"{config.repo}@{config.revision} is not (or not wholly) in the hub's cache and HF_HUB_OFFLINE is set; "
-            "fetch it once without"
-        )
+        raise not_fetched(_wanted(config.repo, config.revision))
     progress.say(f"asking the hub for {config.repo}@{config.revision}")
-    listing = _listing(config.repo, config.revision, _endpoint())
+    listing = _listing(config.repo, config.revision, endpoint())
     chosen = Listing(commit=listing.commit, license=listing.license, files=_chosen(config, listing.files))
     _download(config, chosen, progress)
     write_json(
@@ -84,23 +76,28 @@ def fetch(config: HubConfig, cache: Path, progress: Progress) -> Located:
     return _located(config, chosen)
 
 
-def _endpoint() -> str:
-    from huggingface_hub import constants
-
-    return constants.ENDPOINT
+def _wanted(repo: str, revision: str) -> Wanted:
+    return Wanted(
+        kind="model",
+        repo=repo,
+        revision=revision,
+        check_repo="model.repo",
+        check_revision="model.revision (a branch, tag or commit)",
+    )
 
 
 @functools.cache
-def _listing(repo: str, revision: str, endpoint: str) -> Listing:
+def _listing(repo: str, revision: str, address: str) -> Listing:
     """One answer for a whole run: all its cells see the same commit."""
     from huggingface_hub import HfApi
 
-    api = HfApi(endpoint=endpoint)
-    info = _asked(
-        lambda: api.model_info(repo, revision=revision, files_metadata=True, timeout=_TIMEOUT_S), repo, revision
+    api = HfApi(endpoint=address)
+    info = asked(
+        lambda: api.model_info(repo, revision=revision, files_metadata=True, timeout=_TIMEOUT_S),
+        _wanted(repo, revision),
     )
     if info.sha is None:
-        raise ToolchainError(f"the hub at {endpoint} does not say which commit {repo}@{revision} is; try again")
+        raise ToolchainError(f"the hub at {address} does not say which commit {repo}@{revision} is; try again")
     named = getattr(info.card_data, "license", None)
     files = {file.rfilename: file.size for file in info.siblings or ()}
     return Listing(commit=info.sha, files=files, license=named if isinstance(named, str) else None)
@@ -147,36 +144,17 @@ def _download(config: HubConfig, listing: Listing, progress: Progress) -> None:
     done = 0
     for name in missing:
         progress.say(f"downloading {name} of {config.repo} ({_mebibytes(listing.files[name])})")
-        _asked(
+        asked(
             lambda name=name, done=done: hf_hub_download(  # type: ignore[misc]  # mypy cannot infer the defaults
                 config.repo,
                 name,
                 revision=listing.commit,
-                endpoint=_endpoint(),
-                tqdm_class=_bar(progress, done, total),
+                endpoint=endpoint(),
+                tqdm_class=silent_bar(progress, done, total),
             ),
-            config.repo,
-            config.revision,
+            _wanted(config.repo, config.revision),
         )
         done += listing.files[name] or 0
-
-
-def _bar(progress: Progress, before: int, total: int) -> type[Any]:
-    """A progress bar that shows nothing and tells `progress` how many MiB of all files are there."""
-    from tqdm import tqdm  # type: ignore[import-untyped]  # its types are no dependency
-
-    class Reporting(tqdm):  # type: ignore[misc]  # untyped
-        def __init__(self, *args: Any, **options: Any) -> None:
-            options.pop("name", None)
-            super().__init__(*args, **{**options, "disable": True})
-            self.arrived = int(options.get("initial") or 0)
-
-        def update(self, n: float | None = 1) -> bool | None:
-            self.arrived += int(n or 0)
-            progress.advance((before + self.arrived) >> 20, max(1, total >> 20), "MiB")
-            return None
-
-    return Reporting
 
 
 def _mebibytes(size: int | None) -> str:
@@ -250,40 +228,3 @@ def _kept_by_others(config: HubConfig) -> Listing | None:
     folder = Path(found).parent
     present: dict[str, int | None] = {file.name: None for file in folder.iterdir() if file.is_file()}
     return Listing(commit=folder.name, files=_chosen(config, present))
-
-
-def _asked(request: Callable[[], T], repo: str, revision: str) -> T:
-    """What the library answers; its errors as one line of ours."""
-    try:
-        return request()
-    except Exception as error:  # the library raises its own, its HTTP library's and the system's
-        raise _translated(error, repo, revision) from error
-
-
-def _translated(error: Exception, repo: str, revision: str) -> QuantbenchError:  # noqa: PLR0911 - one a cause
-    from huggingface_hub import errors, get_token
-
-    token = "the token that is set has no access" if get_token() else "no token is set"
-    if isinstance(error, errors.GatedRepoError):
-        return UsageError(
-            f"{repo} is gated and {token}; accept its terms at {_endpoint()}/{repo} and set HF_TOKEN to a token of "
-            "that account"
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        return UsageError(f"{repo} has no revision '{revision}'; check model.revision (a branch, tag or commit)")
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return UsageError(
-            f"the hub has no model '{repo}', or it is private and {token}; check model.repo, set HF_TOKEN"
-        )
-    if isinstance(error, errors.HFValidationError):
-        return UsageError(f"model.repo={repo} is no name of a repository; write org/name")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return CellFailure(FailureKind.DISK_FULL, f"the disk of the hub's cache is full while fetching {repo}")
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if isinstance(error, errors.HfHubHTTPError) and status in (401, 403):
-        return UsageError(f"the hub refuses access to {repo} (HTTP {status}) and {token}; set HF_TOKEN")
-    said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return ToolchainError(
-        f"{repo} cannot be fetched from {_endpoint()} ({said.strip()[:160]}); try again, or set HF_HUB_OFFLINE=1 to "
-        "use what was fetched before"
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,11 @@ class LlamaCppScorer:
         """llama.cpp at the toolchain's lock."""
         build = f"{self._toolchain.name}@{self._toolchain.lock_hash[:12]}"
         return ScoredBy(engine="llama_cpp", build=build, path=self._scored_on)
+
+    @property
+    def arithmetic(self) -> Mapping[str, Any]:
+        """The environment's folder names the processor's instruction sets where the build depends on them."""
+        return {"threads": self._threads, "gpu_layers": self._gpu_layers, "environment": self._toolchain.prefix.name}
 
     def tokenize(self, model: ScorableModel, text: Path, *, work_dir: Path, progress: Progress) -> Tokens:
         """Tokenize as llama-perplexity does: one final newline dropped, special tokens of the text not parsed."""

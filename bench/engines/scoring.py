@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -136,6 +136,11 @@ class Scorer(Protocol):
     @property
     def scored_by(self) -> ScoredBy:
         """Recorded with every figure."""
+        ...
+
+    @property
+    def arithmetic(self) -> Mapping[str, Any]:
+        """What else decides the last bits of every figure: device, threads, the processor the build is for."""
         ...
 
     def tokenize(self, model: ScorableModel, text: Path, *, work_dir: Path, progress: Progress) -> Tokens:

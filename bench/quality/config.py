@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.base.schema import not_identity, schema
+from bench.quality.hub_texts import hub_text
 
 if TYPE_CHECKING:
     from bench.quality.job import Outcome, TaskJob
@@ -37,7 +38,10 @@ class TaskConfig:
         return False
 
     def text_path(self) -> Path | None:
-        """The text the task reads, whose digest belongs in its key; None for tasks without one. Raises UsageError."""
+        """The text the task reads, whose digest belongs in its key; None for tasks without one.
+
+        Raises UsageError, and ToolchainError when it is a hub's that cannot be reached.
+        """
         return None
 
     def data_digest(self) -> str | None:
@@ -56,8 +60,9 @@ class TaskConfig:
 class WindowedTextConfig(TaskConfig):
     """A text cut into windows of `context` tokens, the first `windows` of them (0: all).
 
-    `text` is `default` (shipped) or the path of a UTF-8 file; its content, not its path, enters keys. From
-    `score_from: second_half` the first half of a window is only context, as llama-perplexity does.
+    `text` is `default` (shipped), `wikitext2` or `hub:ORG/NAME/PATH@COMMIT` (of a hub's datasets), or the path of a
+    UTF-8 file; its content, not its name, enters keys. From `score_from: second_half` the first half of a window is
+    only context, as llama-perplexity does.
     """
 
     text: str = not_identity(DEFAULT_TEXT)
@@ -72,6 +77,7 @@ class WindowedTextConfig(TaskConfig):
             raise ValueError(f"task.windows={self.windows} must be 0 (all) or more")
         if not self.text.strip():
             raise ValueError(f"task.text is empty; give a file, or '{DEFAULT_TEXT}' for the shipped text")
+        hub_text(self.text)
 
     def text_path(self) -> Path:
         from bench.quality.texts import text_file

@@ -19,7 +19,8 @@ from bench.engines.scoring import ScorableModel, Scorer
 class TaskJob:
     """One measurement. Worker files go below `work_dir`; `reasons` qualify every figure (how it was scored).
 
-    What the baseline answered is remembered below `cache`, where there is one: it is the same for every variant.
+    What the baseline answered, and how likely a text was under a model, is remembered below `cache`, where there is
+    one: it is the same in every cell.
     """
 
     variant: ScorableModel

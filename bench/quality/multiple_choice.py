@@ -184,6 +184,7 @@ def _baseline_logprobs(
         "version": _VERSION,
         "model": baseline.key,
         "scored_by": job.scorer.scored_by.as_dict(),
+        "arithmetic": job.scorer.arithmetic,
         "prompts": [[group.prefix, *group.endings] for group in groups],
     }
     place = None if job.cache is None else job.cache / "answers" / f"{key_of(asked)}.json"

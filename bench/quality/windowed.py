@@ -13,6 +13,7 @@ from bench.base.validity import Reason
 from bench.engines.scoring import ScorableModel, Tokens, TokenScores, TokenWindows
 from bench.quality.config import WindowedTextConfig
 from bench.quality.job import TaskJob
+from bench.quality.remembered import remember_nll, remembered_nll
 from bench.quality.texts import text_digest
 from bench.quality.windows import build_windows, scored_bytes
 
@@ -37,11 +38,18 @@ def prepare(config: WindowedTextConfig, job: TaskJob) -> WindowedText:
 
 
 def score(text: WindowedText, job: TaskJob, baseline: ScorableModel | None) -> TokenScores:
-    """Score the windows under the variant, in a fresh process."""
+    """Score the windows under the variant, in a fresh process; alone, only where no task has done so before."""
+    if baseline is None:
+        known = remembered_nll(text.windows, job)
+        if known is not None:
+            job.progress.say(f"{job.variant.label} was scored over these windows before, reused")
+            return known
     job.progress.say(f"scoring {job.variant.label}" + ("" if baseline is None else f" against {baseline.label}"))
-    return job.scorer.score(
+    scores = job.scorer.score(
         text.windows, variant=job.variant, baseline=baseline, work_dir=job.work_dir, progress=job.progress
     )
+    remember_nll(text.windows, job, scores)
+    return scores
 
 
 def validity(job: TaskJob, scores: TokenScores) -> list[str]:

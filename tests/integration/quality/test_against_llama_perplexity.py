@@ -21,7 +21,8 @@ from tests.support import test_data as data_file
 
 pytestmark = pytest.mark.llama_cpp
 
-WINDOWS, CONTEXT = 8, 512
+WINDOWS, CONTEXT = 4, 512
+QUANTIZED = (GgufType.Q8_0, GgufType.Q4_K_M, GgufType.Q4_0)
 
 
 def llama_perplexity(*arguments: str) -> str:
@@ -50,14 +51,15 @@ def printed(output: str, pattern: str) -> tuple[float, float]:
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The outputs of the tool: F16, which saves its log-probabilities, and Q8_0 against them."""
+    """The outputs of the tool: F16, which saves its log-probabilities, and each quantized variant against them."""
     text = str(data_file("wikitext2/wiki.test.raw"))
     logits = str(tmp_path_factory.mktemp("reference") / "base.kld")
-    base, variant = str(artefact(GgufType.F16).model_path), str(artefact(GgufType.Q8_0).model_path)
-    return {
-        "F16": llama_perplexity("-m", base, "-f", text, "--kl-divergence-base", logits),
-        "Q8_0": llama_perplexity("-m", variant, "--kl-divergence-base", logits, "--kl-divergence"),
-    }
+    base = str(artefact(GgufType.F16).model_path)
+    outputs = {"F16": llama_perplexity("-m", base, "-f", text, "--kl-divergence-base", logits)}
+    for kind in QUANTIZED:
+        variant = str(artefact(kind).model_path)
+        outputs[kind] = llama_perplexity("-m", variant, "--kl-divergence-base", logits, "--kl-divergence")
+    return outputs
 
 
 def measured(task: PerplexityConfig | DivergenceConfig, kind: GgufType, out: Path) -> dict[str, Any]:
@@ -71,21 +73,22 @@ def measured(task: PerplexityConfig | DivergenceConfig, kind: GgufType, out: Pat
     )
 
 
-def test_perplexity_and_divergence_of_q8_0(reference: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", QUANTIZED)
+def test_perplexity_and_divergence(reference: dict[str, str], tmp_path: Path, kind: GgufType) -> None:
     text = str(data_file("wikitext2/wiki.test.raw"))
-    summary = measured(DivergenceConfig(text=text, windows=WINDOWS, context=CONTEXT), GgufType.Q8_0, tmp_path)
+    summary = measured(DivergenceConfig(text=text, windows=WINDOWS, context=CONTEXT), kind, tmp_path)
     metrics = summary["metrics"]
-    perplexity, perplexity_error = printed(reference["Q8_0"], r"Mean PPL\(Q\)")
+    perplexity, perplexity_error = printed(reference[kind], r"Mean PPL\(Q\)")
     assert metrics["perplexity"]["value"] == pytest.approx(perplexity, rel=2e-4)
     assert metrics["perplexity"]["standard_error"] == pytest.approx(perplexity_error, rel=1e-3)
     base, _ = printed(reference["F16"], r"Final estimate: PPL =")
     assert metrics["base_perplexity"]["value"] == pytest.approx(base, rel=2e-4)
-    divergence, divergence_error = printed(reference["Q8_0"], r"Mean\s+KLD")
+    divergence, divergence_error = printed(reference[kind], r"Mean\s+KLD")
     assert metrics["mean_divergence"]["value"] == pytest.approx(divergence, rel=0.02)
     assert metrics["mean_divergence"]["standard_error"] == pytest.approx(divergence_error, rel=0.05)
-    agreement, _ = printed(reference["Q8_0"], r"Same top p")
+    agreement, _ = printed(reference[kind], r"Same top p")
     assert 100 * metrics["top1_agreement"]["value"] == pytest.approx(agreement, abs=0.2)
-    delta, _ = printed(reference["Q8_0"], r"RMS Δp")
+    delta, _ = printed(reference[kind], r"RMS Δp")
     assert 100 * metrics["rms_delta_p"]["value"] == pytest.approx(delta, rel=0.02)
     items = pq.read_table(tmp_path / "items.parquet")
     assert items.num_rows == summary["items"] == WINDOWS * 255

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,8 @@ class FormulaScorer:
     nll: float = 2.0
     divergence: float = 0.01
     broken: bool = False
+    build: str = "1"
+    threads: int = 1
     bos_id: int | None = None
     scored: list[tuple[TokenWindows, str, str | None]] = field(default_factory=list)
     picks: dict[str, str] = field(default_factory=dict)
@@ -44,7 +47,11 @@ class FormulaScorer:
 
     @property
     def scored_by(self) -> ScoredBy:
-        return ScoredBy(engine="formula", build="1", path=ScoredOn.SAME_ARTEFACT_ELSEWHERE)
+        return ScoredBy(engine="formula", build=self.build, path=ScoredOn.SAME_ARTEFACT_ELSEWHERE)
+
+    @property
+    def arithmetic(self) -> Mapping[str, Any]:
+        return {"threads": self.threads}
 
     def tokenize(self, model: ScorableModel, text: Path, *, work_dir: Path, progress: Progress) -> Tokens:
         ids = np.frombuffer(text.read_bytes(), dtype=np.uint8).astype(np.int32)

@@ -17,15 +17,24 @@ from bench.toolchains.worker import WorkerError
 from tests.unit.quality.scorers import BASELINE, VARIANT, FormulaScorer
 
 
-def run(task: TaskConfig, scorer: Scorer, out: Path, baseline: ScorableModel | None = BASELINE) -> dict[str, object]:
+def run(
+    task: TaskConfig,
+    scorer: Scorer,
+    out: Path,
+    baseline: ScorableModel | None = BASELINE,
+    *,
+    cache: Path | None = None,
+    variant: ScorableModel = VARIANT,
+) -> dict[str, object]:
     return evaluate(
         task,
-        variant=VARIANT,
+        variant=variant,
         baseline=baseline,
         scorer=scorer,
         out=out,
         progress=Progress(),
         reasons=[Reason.NOT_SCORED_BY_SERVER],
+        cache=cache,
     )
 
 
@@ -66,6 +75,60 @@ def test_divergence_with_noise_floor(tmp_path: Path) -> None:
     assert items["p"].to_numpy() == pytest.approx(np.exp(-items["nll"].to_numpy()))
     assert [pair[1:] for pair in scorer.scored] == [(VARIANT.key, BASELINE.key), (BASELINE.key, BASELINE.key)]
     assert summary["baseline"] == {"key": BASELINE.key, "label": "F16"}
+
+
+def test_perplexity_of_windows_that_a_divergence_scored_is_not_scored_again(tmp_path: Path) -> None:
+    cache, scorer = tmp_path / "cache", FormulaScorer()
+    divergence = run(DivergenceConfig(context=16, windows=5), scorer, tmp_path / "1", cache=cache)
+    alone = run(PerplexityConfig(context=16, windows=5), scorer, tmp_path / "2", cache=cache)
+    assert len(scorer.scored) == 1
+    for tag, figure in alone["metrics"].items():  # type: ignore[attr-defined]  # a mapping, as the first assertion says
+        assert divergence["metrics"][tag] == figure  # type: ignore[index]
+    fresh = run(PerplexityConfig(context=16, windows=5), FormulaScorer(), tmp_path / "3")
+    assert pq.read_table(tmp_path / "2" / "items.parquet") == pq.read_table(tmp_path / "3" / "items.parquet")
+    assert fresh["metrics"] == alone["metrics"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        PerplexityConfig(context=16, windows=4),
+        PerplexityConfig(context=16, windows=5, score_from=ScoreFrom.second_token),
+    ],
+    ids=["fewer", "from the second token"],
+)
+def test_other_windows_are_scored(tmp_path: Path, other: PerplexityConfig) -> None:
+    cache, scorer = tmp_path / "cache", FormulaScorer()
+    run(PerplexityConfig(context=16, windows=5), scorer, tmp_path / "1", cache=cache)
+    run(other, scorer, tmp_path / "2", cache=cache)
+    assert len(scorer.scored) == 2
+
+
+@pytest.mark.parametrize(
+    ("variant", "scorer"),
+    [
+        (BASELINE, FormulaScorer(nll=3.0)),
+        (VARIANT, FormulaScorer(nll=3.0, build="2")),
+        (VARIANT, FormulaScorer(nll=3.0, threads=2)),
+    ],
+    ids=["model", "build", "threads"],
+)
+def test_what_another_model_build_or_setting_gave_is_not_taken(
+    tmp_path: Path, variant: ScorableModel, scorer: FormulaScorer
+) -> None:
+    task, cache = PerplexityConfig(context=16, windows=5), tmp_path / "cache"
+    first = run(task, FormulaScorer(nll=2.0), tmp_path / "1", cache=cache)
+    second = run(task, scorer, tmp_path / "2", cache=cache, variant=variant)
+    ratio = second["metrics"]["perplexity"]["value"] / first["metrics"]["perplexity"]["value"]  # type: ignore[index]
+    assert ratio == pytest.approx(np.e)
+
+
+def test_scores_that_are_not_finite_are_not_remembered(tmp_path: Path) -> None:
+    cache, scorer = tmp_path / "cache", FormulaScorer(broken=True)
+    for number in range(2):
+        run(PerplexityConfig(context=16, windows=5), scorer, tmp_path / str(number), cache=cache)
+    assert len(scorer.scored) == 2
+    assert not cache.exists()
 
 
 def test_without_baseline_divergence_is_missing_and_says_why(tmp_path: Path) -> None:

@@ -1,14 +1,20 @@
-"""A server that answers like a hub's API, as far as fetching a checkpoint asks: an instrument for tests."""
+"""A server that answers like a hub's API, as far as fetching files asks: an instrument for tests."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
+
+import huggingface_hub.constants
+import pytest
 
 
 @dataclass(kw_only=True)
@@ -25,7 +31,10 @@ class Repo:
 
 
 class FakeHub:
-    """Serves `repos` (name → Repo) on 127.0.0.1; `requests` lists method and path, `tokens` what was sent."""
+    """Serves `repos` on 127.0.0.1; `requests` lists method and path, `tokens` what was sent.
+
+    A model is called `ORG/NAME`, a dataset `datasets/ORG/NAME`.
+    """
 
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
@@ -64,7 +73,7 @@ class FakeHub:
         )
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:  # noqa: PLR0911 - one an answer
-        path = handler.path.partition("?")[0]
+        path = unquote(handler.path.partition("?")[0])
         self.requests.append(f"{handler.command} {path}")
         token = (handler.headers.get("Authorization") or "").removeprefix("Bearer ") or None
         self.tokens.add(token)
@@ -121,3 +130,22 @@ class FakeHub:
         handler.end_headers()
         if handler.command == "GET":
             handler.wfile.write(content)
+
+
+@contextlib.contextmanager
+def the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """A hub of the test's own that huggingface_hub in this process asks, with its cache below `folder`."""
+    server = FakeHub()
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    constants = huggingface_hub.constants
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "hf" / "hub"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "hf" / "token"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    try:
+        yield server
+    finally:
+        server.close()

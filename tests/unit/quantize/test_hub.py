@@ -22,7 +22,7 @@ from quantize.run import quantize
 from quantize.schemes.gguf import GgufConfig, GgufType
 from quantize.source import Source, SourceFormat, resolve
 from tests.support import quantbench
-from tests.unit.quantize.fake_hub import FakeHub, Repo
+from tests.unit.quantize.fake_hub import FakeHub, Repo, the_hub
 from tests.unit.quantize.gguf_writer import gguf_bytes
 from tests.unit.quantize.safetensors_writer import write_safetensors
 from tests.unit.quantize.test_quantize_run import Bench
@@ -52,21 +52,13 @@ def checkpoint(tmp_path: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    server = FakeHub()
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    constants = huggingface_hub.constants
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
-    template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "hf" / "token"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    hub_module._listing.cache_clear()
-    server.repos["org/tiny"] = Repo(files=checkpoint(tmp_path))
-    server.repos["org/tiny-GGUF"] = Repo(files={"tiny.Q8_0.gguf": gguf_bytes(), "README.md": b"", "config.json": b"{}"})
-    yield server
-    server.close()
+    with the_hub(tmp_path, monkeypatch) as server:
+        hub_module._listing.cache_clear()
+        server.repos["org/tiny"] = Repo(files=checkpoint(tmp_path))
+        server.repos["org/tiny-GGUF"] = Repo(
+            files={"tiny.Q8_0.gguf": gguf_bytes(), "README.md": b"", "config.json": b"{}"}
+        )
+        yield server
     hub_module._listing.cache_clear()
 
 
