@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import importlib.metadata
 import math
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bench.base.errors import QuantbenchError, UsageError, nearest
-from bench.base.schema import registered, store_all
+from bench.base.schema import registered, registered_groups, store_all
+from bench.base.sweep import SharedComposes
 
 T = TypeVar("T")
 
@@ -43,20 +45,32 @@ def load_plugins(modules: Iterable[str] = ()) -> None:
             raise UsageError(f"--plugin {module}: cannot be imported ({error})") from error
 
 
-def compose(root: str, overrides: Sequence[str], cls: type[T], *, config_dir: Path | None = None) -> T:
+def compose(
+    root: str,
+    overrides: Sequence[str],
+    cls: type[T],
+    *,
+    config_dir: Path | None = None,
+    shared: SharedComposes | None = None,
+) -> T:
     """Compose root config `root` (a YAML in `conf/`) with `overrides` into a frozen `cls`.
 
-    Raises UsageError that names the wrong key or value, what is allowed and the nearest match.
+    Composes of one root that are given the same `shared` do their common part once. Raises UsageError that names the
+    wrong key or value, what is allowed and the nearest match.
     """
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-    parse_overrides(overrides)
+    parsed = parse_overrides(overrides)
     store_all()
     with _hydra(config_dir) as hydra_compose:
         try:
-            config = hydra_compose(root, list(overrides))
+            if shared is None:
+                config = hydra_compose(root, list(overrides))
+            else:
+                ask = functools.partial(hydra_compose, root)
+                config = shared.compose(ask, overrides, parsed, _groups(config_dir))
             missing = OmegaConf.missing_keys(config)
             if missing:
                 raise UsageError(_missing_line(sorted(missing)))
@@ -170,6 +184,13 @@ def explain(error: Exception) -> str:
         name = text.removeprefix(unused).partition("'")[0].partition("@")[0]
         return f"'{name}' is not a config group; {nearest(name, group_names())}"
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _groups(config_dir: Path | None) -> set[str]:
+    """Every name that may be a config group, those of the user's own folder too."""
+    extra = config_dir or _config_dir_from_env()
+    own = () if extra is None else (entry.name for entry in extra.iterdir() if entry.is_dir())
+    return {*group_names(), *registered_groups(), *own}
 
 
 def group_names() -> list[str]:

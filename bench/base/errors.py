@@ -51,12 +51,16 @@ class FailureKind(StrEnum):
 
 
 class CellFailure(QuantbenchError):
-    """A cell failed while running; `log_tail` holds the last lines of the log that tells why."""
+    """A cell failed while running; `log_tail` holds the last lines of the log that tells why.
+
+    `stage` is given where it is another than the one in which the failure was met.
+    """
 
     def __init__(self, kind: FailureKind, message: str, *, log_tail: str = "") -> None:
         super().__init__(message)
         self.kind = kind
         self.log_tail = log_tail
+        self.stage: str | None = None
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from enum import Enum
+from typing import Any, TypeVar, get_type_hints
 
 T = TypeVar("T")
 
 _WHEN_CHANGED = "when changed"
 _GROUPS: dict[str, dict[str, type]] = {}
+_STORED: dict[tuple[str, str], type] = {}
 
 
 def schema(group: str | None, name: str) -> Callable[[type[T]], type[T]]:
@@ -42,6 +44,26 @@ def registered(group: str) -> Mapping[str, type]:
     return dict(_GROUPS.get(group, {}))
 
 
+def registered_groups() -> list[str]:
+    """The groups that have a config class."""
+    return [group for group in _GROUPS if group]
+
+
+def restored(group: str, values: Mapping[str, Any]) -> Any:
+    """The config of a group from its recorded values, whose `kind` names its class; strings are taken as they are.
+
+    Raises KeyError for a kind that is not registered, TypeError or ValueError for values that do not fit.
+    """
+    cls = _GROUPS.get(group, {})[values["kind"]]
+    hints = get_type_hints(cls)
+    return cls(**{name: _member(hints.get(name), value) for name, value in values.items()})
+
+
+def _member(hint: Any, value: Any) -> Any:
+    """A recorded enum value as its member."""
+    return hint(value) if isinstance(hint, type) and issubclass(hint, Enum) else value
+
+
 def store_all() -> None:
     """Put every registered dataclass into Hydra's ConfigStore as a writable node."""
     from hydra.core.config_store import ConfigStore
@@ -50,6 +72,9 @@ def store_all() -> None:
     config_store = ConfigStore.instance()
     for group, classes in _GROUPS.items():
         for name, cls in classes.items():
+            if _STORED.get((group, name)) is cls:
+                continue
+            _STORED[group, name] = cls
             node = OmegaConf.structured(cls)
             _clear_readonly(node)
             config_store.store(group=group or None, name=f"base_{name}", node=node, provider="quantbench")

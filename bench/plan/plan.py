@@ -14,6 +14,7 @@ from bench.base.compose import compose, parse_overrides
 from bench.base.errors import UsageError
 from bench.base.hashing import canonical_json
 from bench.base.schema import identity
+from bench.base.sweep import SharedComposes
 from bench.plan.config import ExperimentConfig, PlanConfig, RunConfig
 
 DEFAULT_EXPERIMENT = "default"
@@ -57,10 +58,11 @@ def plan(overrides: Sequence[str], *, multirun: bool = False, config_dir: Path |
     fixed, axes = _split_axes(own, multirun=multirun)
     specs: list[CellSpec] = []
     errors: list[UsageError] = []
+    shared = SharedComposes()
     for explicit, written in _expand(experiment, axes):
         cell = _last_wins([*written, *fixed])
         try:
-            specs.append(CellSpec(overrides=cell, config=_compose_cell(cell, config_dir)))
+            specs.append(CellSpec(overrides=cell, config=_compose_cell(cell, config_dir, shared)))
         except UsageError as error:
             if explicit:
                 raise
@@ -75,8 +77,8 @@ def plan(overrides: Sequence[str], *, multirun: bool = False, config_dir: Path |
     return Plan(name=experiment.name, report=tuple(experiment.report), cells=tuple(specs))
 
 
-def _compose_cell(overrides: Sequence[str], config_dir: Path | None) -> RunConfig:
-    config = compose("run", overrides, RunConfig, config_dir=config_dir)
+def _compose_cell(overrides: Sequence[str], config_dir: Path | None, shared: SharedComposes) -> RunConfig:
+    config = compose("run", overrides, RunConfig, config_dir=config_dir, shared=shared)
     for name in config.scenarios:
         config.scenario(name)
     for name in config.tasks:

@@ -31,15 +31,15 @@ def labels(planned: Plan) -> list[str]:
     return [spec.label for spec in planned.cells]
 
 
-def test_the_quickstart_is_two_variants_under_three_loads() -> None:
+def test_the_quickstart_is_four_variants_under_three_loads_and_three_tasks() -> None:
     planned = plan(["experiment=quickstart"])
     assert planned.name == "quickstart"
-    assert labels(planned) == ["F16 · llama_cpp", "Q8_0 · llama_cpp"]
+    assert labels(planned) == [f"{variant} · llama_cpp" for variant in ("F16", "Q8_0", "Q4_K_M", "Q4_0")]
     for spec in planned.cells:
         assert spec.config is not None
-        assert list(spec.config.scenarios) == ["c1", "c4", "chat_c4"]
-        assert spec.config.scenario("chat_c4")[1].api.value == "chat"
-        assert list(spec.config.tasks) == ["perplexity", "divergence"]
+        assert list(spec.config.scenarios) == ["c1", "c4", "poisson"]
+        assert [spec.config.scenario(name)[0].kind for name in spec.config.scenarios] == ["closed", "closed", "poisson"]
+        assert list(spec.config.tasks) == ["divergence", "perplexity", "mmlu"]
 
 
 def test_user_overrides_apply_to_every_cell_and_equal_cells_are_one() -> None:
