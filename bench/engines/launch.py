@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,12 +41,15 @@ class Endpoint:
     log: Path
     ready_s: float
     engine: Engine = field(repr=False)
+    log_start: int = 0
+    """Where in `log` this server began to write; what is before is another's."""
 
     def raise_if_dead(self) -> None:
         """Raise CellFailure with the log's tail when the server has ended."""
         code = self.process.poll()
         if code is not None:
-            raise died(self.engine, self.log, f"{self.engine.kind} ended while it was needed ({exit_text(code)})")
+            message = f"{self.engine.kind} ended while it was needed ({exit_text(code)})"
+            raise died(self.engine, tail(self.log, start=self.log_start), message)
 
     def counters(self) -> ServerCounters | None:
         """The engine's own token counters, or None when it has no metrics."""
@@ -107,7 +111,8 @@ def launched(
         with log.open("ab") as output:
             process = spawn(command.argv, output=output, env=toolchain.environ({**command.env, **command.secret_env}))
         try:
-            _wait_ready(engine, config, model, launch, process=process, log=log, progress=progress, clock=clock)
+            said = functools.partial(tail, log, start=logged_bytes)
+            _wait_ready(engine, config, model, launch, process=process, said=said, progress=progress, clock=clock)
             engine.check_log(config, read_from(log, logged_bytes))
         except CellFailure as failure:
             process.__exit__()
@@ -130,6 +135,7 @@ def launched(
             log=log,
             ready_s=round(ready_s, 3),
             engine=engine,
+            log_start=logged_bytes,
         )
     finally:
         if process.poll() is None:
@@ -143,7 +149,7 @@ def _wait_ready(
     launch: Launch,
     *,
     process: Supervised,
-    log: Path,
+    said: Callable[[], str],
     progress: Progress,
     clock: Clock,
 ) -> None:
@@ -157,7 +163,7 @@ def _wait_ready(
         while clock.now_ns() < deadline_ns:
             code = process.poll()
             if code is not None:
-                raise died(engine, log, f"{engine.kind} ended before it was ready ({exit_text(code)})")
+                raise died(engine, said(), f"{engine.kind} ended before it was ready ({exit_text(code)})")
             try:
                 if not healthy:
                     healthy = client.get(engine.health_path).status_code == httpx.codes.OK
@@ -178,7 +184,7 @@ def _wait_ready(
         f"{engine.kind} generated nothing within {config.start_timeout_s:g} s (last: {last_answer}); "
         "raise engine.start_timeout_s if it is only slow"
     )
-    raise CellFailure(FailureKind.START_TIMEOUT, message, log_tail=tail(log))
+    raise CellFailure(FailureKind.START_TIMEOUT, message, log_tail=said())
 
 
 def _one_token(model: str) -> Mapping[str, Any]:
@@ -191,9 +197,8 @@ def _client(url: str, api_key: str) -> httpx.Client:
     return httpx.Client(base_url=url, headers={"Authorization": f"Bearer {api_key}"}, timeout=10.0, trust_env=False)
 
 
-def died(engine: Engine, log: Path, message: str) -> CellFailure:
-    """The typed failure for a server that ended, with the cause its log gives."""
-    log_tail = tail(log)
+def died(engine: Engine, log_tail: str, message: str) -> CellFailure:
+    """The typed failure for a server that ended, with the cause that the end of its log gives."""
     for known in engine.log_patterns:
         if known.pattern.search(log_tail):
             return CellFailure(known.kind, f"{message}; {known.advice}", log_tail=log_tail)

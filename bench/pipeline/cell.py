@@ -150,7 +150,13 @@ class Cell:
             return
         for name in self.config.tasks:
             task = self.config.task(name)
-            slot = self.store.child(ChildKind.TASK, name, judge.key(task))
+            try:
+                key = judge.key(task)
+            except QuantbenchError as error:  # its data is not to be had: the other tasks go on
+                nowhere = self.store.child(ChildKind.TASK, name, key_of(["data unknown", identity(task)]))
+                self.fail_child(nowhere, "evaluate", error)
+                continue
+            slot = self.store.child(ChildKind.TASK, name, key)
             with self.child(slot, "evaluate"):
                 if slot.is_complete():
                     self.progress.within(stage="evaluate").say(f"{name}: already measured, reused")
@@ -184,9 +190,14 @@ class Cell:
             self.note(slot, Status.PARTIAL)
             raise
         except Exception as error:
-            failure = typed(error)
-            self.note(slot, Status.FAILED, failure=described(stage, failure))
-            self.fail(stage, failure)
+            self.fail_child(slot, stage, error)
+
+    def fail_child(self, slot: ChildSlot, stage: str, error: Exception) -> None:
+        """Record the failure of one scenario or task."""
+        failure = typed(error)
+        met_in = getattr(failure, "stage", None) or stage
+        self.note(slot, Status.FAILED, failure=described(met_in, failure))
+        self.fail(met_in, failure)
 
     def note(self, slot: ChildSlot, status: Status, **fields: Any) -> None:
         """Record how a scenario or task stands."""

@@ -19,6 +19,8 @@ class LazyEndpoint:
         self._endpoint: Endpoint | None = None
         self._memory: MemoryWatch | None = None
         self._failure: CellFailure | None = None
+        self._last: Endpoint | None = None
+        self._earlier_peak_bytes: int | None = None
 
     def __enter__(self) -> LazyEndpoint:
         return self
@@ -27,28 +29,38 @@ class LazyEndpoint:
         self._stack.close()
 
     def get(self) -> Endpoint:
-        """The running server; raises CellFailure when it does not start or has died since.
+        """The running server; raises CellFailure when it does not start.
 
-        One that did not start is not tried again: every further scenario would wait for the same deadline.
+        One that did not start is not tried again: every further scenario would wait for the same deadline. One that
+        died is started anew: its death is the failure of the scenario it died in, the next one may go well.
         """
         if self._failure is not None:
             raise self._failure
+        if self._endpoint is not None and self._endpoint.process.poll() is not None:
+            self._leave()
         if self._endpoint is None:
             try:
                 self._endpoint = self._stack.enter_context(self._start())
             except CellFailure as failure:
+                failure.stage = "serve"
                 self._failure = failure
                 raise
             self._memory = self._stack.enter_context(MemoryWatch(self._endpoint.process.supervisor_pid))
-        self._endpoint.raise_if_dead()
         return self._endpoint
+
+    def _leave(self) -> None:
+        self._earlier_peak_bytes = self.peak_memory_bytes
+        self._last = self._endpoint
+        self._stack.close()
+        self._endpoint = self._memory = None
 
     @property
     def started(self) -> Endpoint | None:
-        """The server when one was started."""
-        return self._endpoint
+        """The latest server when one was started."""
+        return self._endpoint or self._last
 
     @property
     def peak_memory_bytes(self) -> int | None:
         """Largest resident memory of the server's process tree seen so far; None when it never ran."""
-        return None if self._memory is None else self._memory.peak_bytes
+        seen = (self._earlier_peak_bytes, None if self._memory is None else self._memory.peak_bytes)
+        return max((peak for peak in seen if peak is not None), default=None)

@@ -11,6 +11,8 @@ from bench.base.progress import Progress
 from bench.base.validity import Reason, reasons
 from bench.engines.base import ServerCounters
 from bench.load.config import ScenarioConfig, WorkloadConfig
+from bench.load.own_error import flattered_by_cache
+from bench.load.record import salvage
 from bench.load.run import run_scenario
 from bench.load.target import Target
 from bench.pipeline.endpoint import LazyEndpoint
@@ -53,6 +55,9 @@ def load_scenario(
     after, so that what we counted can be held against them.
     """
     running = endpoint.get()
+    kept = salvage(slot.directory)
+    if kept is not None:
+        progress.within(stage="load").say(f"{slot.name}: {kept} requests of a killed run are kept as a partial result")
     folder = slot.prepare()
     before = running.counters()
     with OthersWatch() as others:
@@ -94,12 +99,31 @@ def observe(
     generated, ours = server["generation_tokens"], counted.get("output_tokens")
     mismatch = generated is not None and ours is not None and generated != ours
     busy = others_cores is not None and is_busy(others_cores)
+    cached = cached_share(counted, server["prompt_tokens"])
+    flattered = flattered_by_cache(cached or 0.0)
     return {
         "server": server,
         "counted": {name: counted.get(name) for name in ("prompt_tokens", "cached_tokens", "output_tokens")},
+        "cached_share": cached,
         "others_cores": None if others_cores is None else round(others_cores, 3),
         "validity": reasons(Reason.TOKEN_MISMATCH if mismatch else None, Reason.BUSY_MACHINE if busy else None),
+        "spoiled": {Reason.PREFIX_CACHED.value: sorted(flattered)} if flattered else {},
     }
+
+
+def cached_share(counted: Mapping[str, int | None], processed: int | None) -> float | None:
+    """Share of prompt tokens that the server took from its cache: as its answers say, and as its counter shows.
+
+    A counter of *processed* prompt tokens (llama.cpp's) lacks those from the cache; one of all prompt tokens (vLLM's)
+    lacks none and says nothing. The larger of the two counts; None where neither is known.
+    """
+    prompt, said = counted.get("prompt_tokens"), counted.get("cached_tokens")
+    if not prompt:
+        return None
+    known = [said] if said is not None else []
+    if processed is not None:
+        known.append(max(0, prompt - processed))
+    return round(max(known) / prompt, 4) if known else None
 
 
 def _difference(name: str, before: ServerCounters | None, after: ServerCounters | None) -> int | None:

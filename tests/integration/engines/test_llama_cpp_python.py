@@ -16,9 +16,12 @@ def test_a_variant_is_served_by_the_python_server_and_scored_by_the_build_under_
     make_workspace: Callable[[str], Workspace],
 ) -> None:
     workspace = make_workspace("llama_cpp_python")
-    fewer = ("scenarios.c4.requests=8", "scenarios.chat_c4.requests=8")
+    chat = (
+        *("+workload@workloads.chat=synthetic", "workloads.chat.api=chat", "workloads.chat.output_tokens=16"),
+        *("scenarios.poisson.workload=chat", "scenarios.c4.requests=8"),
+    )
     settings = ("scheme=gguf_q8_0", "engine=llama_cpp_python", "engine.threads=1")
-    answer = workspace.run("run", *SMALL, *fewer, *settings)
+    answer = workspace.run("run", *SMALL, *chat, *settings)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     (path,) = workspace.folder.glob("results/quickstart/cells/*/cell.json")
     cell = json.loads(path.read_text())

@@ -1,12 +1,16 @@
-"""A cell's server is started at most once, also when it does not start."""
+"""A cell's server is started when it is asked for, once, and again only after it died."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from bench.base.errors import CellFailure, FailureKind
+from bench.base.process import spawn
+from bench.engines.base import Command, Engine
 from bench.engines.launch import Endpoint
 from bench.pipeline.endpoint import LazyEndpoint
 
@@ -20,8 +24,9 @@ def test_a_server_that_did_not_start_is_not_tried_again() -> None:
 
     with LazyEndpoint(start) as endpoint:
         for _ in range(3):
-            with pytest.raises(CellFailure, match="generated nothing"):
+            with pytest.raises(CellFailure, match="generated nothing") as caught:
                 endpoint.get()
+            assert caught.value.stage == "serve"
     assert tried == ["start"]
     assert endpoint.started is None
 
@@ -32,3 +37,32 @@ def test_a_server_that_nothing_asks_for_is_not_started() -> None:
 
     with LazyEndpoint(start) as endpoint:
         assert endpoint.started is None
+
+
+def test_a_server_that_died_is_started_anew_for_what_comes_next(tmp_path: Path) -> None:
+    ended: list[str] = []
+
+    @contextlib.contextmanager
+    def start() -> Iterator[Endpoint]:
+        with spawn(["sleep", "60"], output=None) as process:
+            yield Endpoint(
+                url=f"http://127.0.0.1:{len(ended)}",
+                model="m",
+                api_key="k",
+                command=Command(argv=[]),
+                process=process,
+                log=tmp_path / "log",
+                ready_s=0.0,
+                engine=Engine(),
+            )
+            ended.append("ended")
+
+    with LazyEndpoint(start) as endpoint:
+        first = endpoint.get()
+        assert endpoint.get() is first
+        first.process.kill()
+        second = endpoint.get()
+        assert second.url == "http://127.0.0.1:1"
+        assert endpoint.started is second
+    assert ended == ["ended", "ended"]
+    assert second.process.poll() is not None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bench.engines.base import ServerCounters
-from bench.pipeline.load import observe
+from bench.pipeline.load import cached_share, observe
 
 
 def counters(prompt: int | None, generated: int | None) -> ServerCounters:
@@ -32,3 +34,29 @@ def test_a_counter_the_server_lacks_is_missing_not_zero() -> None:
     assert seen["server"] == {"prompt_tokens": None, "generation_tokens": 5}
     assert seen["counted"]["output_tokens"] is None
     assert seen["validity"] == []
+
+
+def test_prompts_answered_from_the_servers_cache_spoil_what_they_flatter() -> None:
+    counted = {"prompt_tokens": 1000, "cached_tokens": None, "output_tokens": 5}
+    seen = observe(counters(0, 0), counters(900, 5), counted=counted, others_cores=0.0)
+    assert seen["cached_share"] == 0.1
+    assert seen["spoiled"] == {"prefix_cached": ["input_throughput", "total_throughput", "ttft", "ttft_from_schedule"]}
+    assert seen["validity"] == []
+    much = observe(counters(0, 0), counters(300, 5), counted=counted, others_cores=0.0)["spoiled"]["prefix_cached"]
+    assert {"output_throughput", "e2e_latency"} <= set(much)
+    assert "itl" not in much
+
+
+@pytest.mark.parametrize(
+    ("counted", "processed", "share"),
+    [
+        ({"prompt_tokens": 1000, "cached_tokens": 200}, 1000, 0.2),  # a counter of all prompt tokens, as vLLM's
+        ({"prompt_tokens": 1000, "cached_tokens": 0}, 1002, 0.0),
+        ({"prompt_tokens": 1000}, None, None),
+        ({"prompt_tokens": None, "cached_tokens": None}, 700, None),
+    ],
+)
+def test_the_cached_share_is_what_answers_or_counters_show(
+    counted: dict[str, int | None], processed: int | None, share: float | None
+) -> None:
+    assert cached_share(counted, processed) == share
