@@ -197,7 +197,7 @@ def _children(
             key=text(known.get("key")) or "",
             status=(text(known.get("status")) or "unknown") if summary is not None else _without_summary(known),
             failure=_failure(known.get("failure")),
-            metrics=_metrics((summary or {}).get("metrics"), observed),
+            metrics=_metrics((summary or {}).get("metrics"), observed, _spoiled(known)),
             errors={str(kind): count for kind, count in _numbers((summary or {}).get("errors")).items()},
             validity=tuple(dict.fromkeys([*texts((summary or {}).get("validity")), *observed])),
             config=mapping(mapping(config.get(kind)).get(name)),
@@ -239,7 +239,16 @@ def _numbers(value: object) -> dict[str, float]:
     return {name: entry for name, entry in found.items() if entry is not None}
 
 
-def _metrics(value: object, observed: Sequence[str]) -> dict[str, Metric]:
+def _spoiled(entry: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What was observed around a measurement against some of its metrics: reasons by metric."""
+    found: dict[str, list[str]] = {}
+    for reason, tags in mapping(entry.get("spoiled")).items():
+        for tag in texts(tags):
+            found.setdefault(tag, []).append(str(reason))
+    return found
+
+
+def _metrics(value: object, observed: Sequence[str], spoiled: Mapping[str, Sequence[str]]) -> dict[str, Metric]:
     """The metrics of a summary; what was `observed` around the measurement speaks against all of them."""
     metrics = {}
     for tag, entry in mapping(value).items():
@@ -253,7 +262,7 @@ def _metrics(value: object, observed: Sequence[str]) -> dict[str, Metric]:
             n=number(known.get("n")),
             lo=number(known.get("lo")),
             hi=number(known.get("hi")),
-            validity=tuple(dict.fromkeys([*texts(known.get("validity")), *observed])),
+            validity=tuple(dict.fromkeys([*texts(known.get("validity")), *observed, *spoiled.get(str(tag), ())])),
         )
     return metrics
 

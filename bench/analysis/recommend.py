@@ -92,7 +92,7 @@ def _choose(analysis: Analysis, fit: Sequence[Candidate], graded: Sequence[tuple
         if c is not cheapest
     }
     ties = [c for c in fit if c is cheapest or against[c.cell.id].verdict is not Verdict.WORSE]
-    choice = min(ties, key=_tie_order)
+    choice = min(ties, key=lambda candidate: _tie_order(candidate, analysis.config.margins.perplexity))
     grade = {c.cell.id: g for c, g in graded}[choice.cell.id]
     others = [c.cell.label for c in ties if c is not choice]
     proven = grade is Acceptable.YES
@@ -279,8 +279,10 @@ def _cost(candidate: Candidate) -> float:
     return candidate.cost.estimate.value
 
 
-def _tie_order(candidate: Candidate) -> tuple[bool, bool, float, float]:
-    """Nothing lost that matters, then proven, then the smallest, then the cheapest."""
-    harmless = candidate.is_baseline or candidate.quality.verdict in {Verdict.EQUIVALENT, Verdict.BETTER}
+def _tie_order(candidate: Candidate, margin: float) -> tuple[bool, bool, float, float]:
+    """Nothing lost that matters (all of the interval below the margin), then the smallest, then the cheapest."""
+    loss = candidate.loss.perplexity_change
+    highest = loss.estimate.hi if loss.usable and loss.estimate is not None else None
+    harmless = candidate.is_baseline or (highest is not None and highest <= margin)
     size = candidate.cell.size_bytes
     return not harmless, size is None, size or 0.0, _cost(candidate)

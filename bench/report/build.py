@@ -13,7 +13,7 @@ from bench.analysis.recommend import recommend
 from bench.base.errors import UsageError
 from bench.base.files import write_atomic
 from bench.base.progress import Progress
-from bench.report import chart_latency, chart_quality
+from bench.report import chart_latency, chart_loss, chart_quality
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +22,7 @@ HTML = "report.html"
 MARKDOWN = "summary.md"
 CSV = "summary.csv"
 FIGURES = "figures"
-FIGURE_NAMES = (chart_quality.NAME, chart_latency.NAME)
+FIGURE_NAMES = (chart_quality.NAME, chart_latency.NAME, chart_loss.NAME)
 TEXT_COLUMNS = (
     "run",
     "cell_key",

@@ -1,4 +1,4 @@
-"""The figure of what is lost for what is paid: perplexity change against cost and against size."""
+"""The figure of what is lost for what is gained: perplexity change against speed, cost and size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,18 @@ from bench.analysis import formatting as fmt
 from bench.analysis.candidates import Candidate
 from bench.analysis.estimate import Estimate
 from bench.report.clean import short
-from bench.report.figures import DASHED, Chart, Subject, chart_label, new_figure
+from bench.report.figures import (
+    CHOSEN,
+    DASHED,
+    MARKERS,
+    Chart,
+    Subject,
+    add_hover_target,
+    chart_label,
+    error_arms,
+    new_figure,
+)
+from bench.report.label_places import Box, along, free_place
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +34,18 @@ XOf = Callable[[Candidate], Estimate | None]
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Panel:
+    """One scatter: `against` names what is on x, `better` the side on which it is better."""
+
+    against: str
+    better: str
+    axis_label: str
+    x_of: XOf
+    shown: list[Candidate]
+    has_frontier: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Point:
     """A candidate at its place; y in per cent."""
 
@@ -31,40 +54,100 @@ class _Point:
     y: Estimate
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Points:
+    """The points of one panel, by how they are drawn."""
+
+    chosen: list[_Point]
+    named: list[_Point]
+    rest: list[_Point]
+    front: list[tuple[float, float]]
+
+
 def quality_chart(subject: Subject) -> Chart | None:
-    """Perplexity change against cost at the priced load and against bits per weight; None without data."""
-    analysis = subject.analysis
-    known = [c for c in analysis.candidates if c.excluded is None and c.loss.perplexity_change.usable]
-    priced = [c for c in known if c.cost.usable]
-    sized = [c for c in known if c.cell.bits_per_weight is not None]
-    panels: list[tuple[str, list[Candidate], str, XOf]] = []
-    if len(priced) > 1 and analysis.reference is not None:
-        axis = f"{analysis.config.price.currency} per million output tokens at {chart_label(analysis.reference.name)}"
-        panels.append(("Loss against cost", priced, axis, lambda c: c.cost.estimate))
-    if len(sized) > 1:
-        panels.append(("Loss against size", sized, "effective bits per weight", _bits))
+    """Perplexity change against speed and cost at the priced load and against bits per weight; None without data."""
+    panels = _panels(subject)
     if not panels:
         return None
     figure = new_figure()
+    drawn: list[tuple[Axes, _Points]] = []
+    for index, panel in enumerate(panels):
+        axes = figure.add_subplot(1, len(panels), index + 1, sharey=drawn[0][0] if drawn else None)
+        axes.set_title(f"Loss against {panel.against}")
+        drawn.append((axes, _scatter(axes, subject, panel)))
+        axes.set_xlabel(panel.axis_label)
+        axes.tick_params(labelleft=index == 0)
+        axes.locator_params(axis="x", nbins=5)
+    drawn[0][0].set_ylabel("perplexity against the baseline, %")
+    limit_shown = _limit_lines([axes for axes, _ in drawn], subject)
+    figure.draw_without_rendering()  # the places of labels are those of the finished layout
     tooltips: dict[str, str] = {}
-    for index, (title, shown, axis_label, x_of) in enumerate(panels):
-        axes = figure.add_subplot(1, len(panels), index + 1)
-        axes.set_title(title)
-        tooltips |= _scatter(axes, subject, shown, x_of, f"point{index}")
-        if shown is priced:
-            _frontier(axes, subject, shown, x_of)
-        axes.set_xlabel(axis_label)
-        axes.set_ylabel("perplexity against the baseline, %" if index == 0 else "")
-        _limit_lines(axes, subject)
+    for index, (axes, points) in enumerate(drawn):
+        _labels(axes, subject, points)
+        tooltips |= _hover_texts(axes, points, f"point{index}")
     return Chart(
         name=NAME,
-        title="What is lost for what is paid",
-        description=(
-            "Points are variants with 95 % intervals; lower and further left is better. The line joins variants that no"
-            " other beats on both cost and loss; the dashed line is the limit. Invalid numbers are left out."
-        ),
+        title=f"Quality against {fmt.listing([panel.against for panel in panels])}",
+        description=_description(subject, panels, limit_shown=limit_shown),
+        section="comparison",
+        tables=("comparison",),
         figure=figure,
         tooltips=tooltips,
+    )
+
+
+def _panels(subject: Subject) -> list[_Panel]:
+    analysis = subject.analysis
+    known = [c for c in analysis.candidates if c.excluded is None and c.loss.perplexity_change.usable]
+    fast = [c for c in known if c.throughput.usable]
+    priced = [c for c in known if c.cost.usable]
+    sized = [c for c in known if c.cell.bits_per_weight is not None]
+    at_load = f"at {chart_label(analysis.reference.name)}" if analysis.reference is not None else ""
+    panels = [
+        _Panel(
+            against="speed",
+            better="right",
+            axis_label=f"output tokens/s\n{at_load}",
+            x_of=lambda c: c.throughput.estimate,
+            shown=fast,
+            has_frontier=True,
+        ),
+        _Panel(
+            against="cost",
+            better="left",
+            axis_label=f"{analysis.config.price.currency} per million output tokens\n{at_load}",
+            x_of=lambda c: c.cost.estimate,
+            shown=priced,
+            has_frontier=True,
+        ),
+        _Panel(
+            against="size",
+            better="left",
+            axis_label="effective bits per weight",
+            x_of=_bits,
+            shown=sized,
+            has_frontier=False,
+        ),
+    ]
+    return [panel for panel in panels if len(panel.shown) > 1]
+
+
+def _description(subject: Subject, panels: Sequence[_Panel], *, limit_shown: bool) -> str:
+    sides = [
+        f"further {side} for {fmt.listing(names)}"
+        for side in ("right", "left")
+        if (names := [panel.against for panel in panels if panel.better == side])
+    ]
+    front = (
+        " The line joins variants that no other beats on both cost (at one price the same as speed) and loss."
+        if any(panel.has_frontier for panel in panels)
+        else ""
+    )
+    limit = fmt.percent(subject.analysis.config.max_perplexity_increase)
+    line = f"The dashed line is the limit, {limit}." if limit_shown else f"The limit, {limit}, is above the axis."
+    return (
+        f"Points are variants with 95 % intervals; lower is better, {', '.join(sides)}.{front} {line}"
+        " Invalid numbers are left out."
     )
 
 
@@ -73,66 +156,85 @@ def _bits(candidate: Candidate) -> Estimate | None:
     return None if value is None else Estimate(value=value)
 
 
-def _limit_lines(axes: Axes, subject: Subject) -> None:
-    axes.axhline(0, color=subject.palette.muted, linewidth=0.8)
+def _limit_lines(panels: Sequence[Axes], subject: Subject) -> bool:
+    """A line at no change, and one at the limit where the common axis reaches it; returns whether it does."""
     limit = subject.analysis.config.max_perplexity_increase * 100
-    if axes.get_ylim()[1] > limit:
-        axes.axhline(limit, color=subject.palette.muted, linewidth=0.8, linestyle=DASHED)
+    reached = panels[0].get_ylim()[1] > limit
+    for axes in panels:
+        axes.axhline(0, color=subject.palette.muted, linewidth=0.8)
+        if reached:
+            axes.axhline(limit, color=subject.palette.muted, linewidth=0.8, linestyle=DASHED)
+    return reached
 
 
-def _scatter(axes: Axes, subject: Subject, shown: Sequence[Candidate], x_of: XOf, prefix: str) -> dict[str, str]:
-    """Draw the points; returns the hover text of each by its id."""
+def _scatter(axes: Axes, subject: Subject, panel: _Panel) -> _Points:
+    """Draw the points of one panel."""
     palette = subject.palette
     points = [
-        _Point(candidate=c, x=x, y=y) for c in shown if (x := x_of(c)) is not None and (y := _change(c)) is not None
+        _Point(candidate=c, x=x, y=y)
+        for c in panel.shown
+        if (x := panel.x_of(c)) is not None and (y := _change(c)) is not None
     ]
-    telling = {c.cell.id for c in _most_telling(subject, shown)}
-    chosen = [point for point in points if subject.chosen(point.candidate)]
-    named = [point for point in points if point.candidate.cell.id in telling and point not in chosen]
-    rest = [point for point in points if point.candidate.cell.id not in telling and point not in chosen]
-    _marks(axes, rest, palette.muted, "o", 4)
-    _marks(axes, named, palette.series[0], "o", 5)
-    _marks(axes, chosen, palette.series[1], "D", 7)
+    telling = {c.cell.id for c in _most_telling(subject, panel.shown)}
+    others = [point for point in points if not subject.chosen(point.candidate)]
+    sorted_points = _Points(
+        chosen=[point for point in points if subject.chosen(point.candidate)],
+        named=[point for point in others if point.candidate.cell.id in telling],
+        rest=[point for point in others if point.candidate.cell.id not in telling],
+        front=_front(points) if panel.has_frontier else [],
+    )
+    if len(sorted_points.front) > 1:
+        axes.plot(*zip(*sorted_points.front, strict=True), color=palette.muted, linewidth=1, zorder=1)
+    _marks(axes, sorted_points.rest, palette.muted, "o", 4)
+    _marks(axes, sorted_points.named, palette.series[0], "o", 5)
+    _marks(axes, sorted_points.chosen, palette.series[CHOSEN], MARKERS[CHOSEN], 7)
     axes.margins(x=0.16, y=0.18)
-    _labels(axes, subject, [*chosen, *named])
+    return sorted_points
+
+
+def _hover_texts(axes: Axes, points: _Points, prefix: str) -> dict[str, str]:
+    """Lay the hover targets over the marks; returns the text of each by its id."""
     tooltips: dict[str, str] = {}
-    for number, point in enumerate([*named, *chosen, *rest][:HOVERED]):
-        # An invisible, larger mark on top takes the pointer.
-        target = axes.plot(point.x.value, point.y.value, marker="o", markersize=12, alpha=0, linestyle="none")[0]
-        target.set_gid(f"{prefix}-{number}")
-        tooltips[f"{prefix}-{number}"] = _point_text(point.candidate)
+    for number, point in enumerate([*points.named, *points.chosen, *points.rest][:HOVERED]):
+        gid = f"{prefix}-{number}"
+        add_hover_target(axes, point.x.value, point.y.value, gid)
+        tooltips[gid] = _point_text(point.candidate)
     return tooltips
 
 
-def _labels(axes: Axes, subject: Subject, points: Sequence[_Point]) -> None:
-    """Name the points, each beside its mark where no earlier name is; a name without room is left to the hover text."""
-    axes.autoscale_view()  # else the places below are those of an empty axis
-    taken: list[tuple[float, float, float, float]] = []
-    for point in points:
+def _labels(axes: Axes, subject: Subject, points: _Points) -> None:
+    """Name the points, each beside its mark where nothing is yet; a name without room is left to the hover text."""
+    named = [*points.chosen, *points.named]
+    places = _pixels(axes, [(point.x.value, point.y.value) for point in named])
+    others = _pixels(axes, [(point.x.value, point.y.value) for point in points.rest])
+    taken = [Box.around(x, y, 6.0) for x, y in [*places, *others]]
+    bars = [
+        [(point.x.value, point.y.lo), (point.x.value, point.y.hi)]
+        for point in named
+        if point.y.lo is not None and point.y.hi is not None
+    ]
+    lines = [box for line in [points.front, *bars] for box in along(_pixels(axes, line))]
+    inside = Box(*axes.bbox.extents)
+    for point, place in zip(named, places, strict=True):
         text = chart_label(point.candidate.cell.variant_label)
-        x, y = axes.transData.transform((point.x.value, point.y.value))
-        width, height = 6.5 * len(text), 13.0
-        for right, up in ((True, True), (True, False), (False, True), (False, False)):
-            left, bottom = (x + 8 if right else x - 8 - width), (y + 5 if up else y - 5 - height)
-            box = (left, bottom, left + width, bottom + height)
-            if not any(_overlap(box, other) for other in taken):
-                taken.append(box)
-                axes.annotate(
-                    text,
-                    (point.x.value, point.y.value),
-                    xytext=(6 if right else -6, 5 if up else -5),
-                    textcoords="offset points",
-                    ha="left" if right else "right",
-                    va="bottom" if up else "top",
-                    fontsize=8.5,
-                    fontweight="bold" if subject.chosen(point.candidate) else "normal",
-                )
-                break
+        found = free_place(place, text, inside, taken, lines)
+        if found is None:
+            continue
+        taken.append(found.box)
+        axes.annotate(
+            text,
+            (point.x.value, point.y.value),
+            xytext=found.offset_points,
+            textcoords="offset points",
+            ha=found.horizontal,
+            va=found.vertical,
+            fontsize=8.5,
+            fontweight="bold" if subject.chosen(point.candidate) else "normal",
+        )
 
 
-def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
-    """Whether two boxes (left, bottom, right, top) share a point."""
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+def _pixels(axes: Axes, values: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    return [(float(x), float(y)) for x, y in map(axes.transData.transform, values)]
 
 
 def _change(candidate: Candidate) -> Estimate | None:
@@ -147,8 +249,8 @@ def _marks(axes: Axes, points: Sequence[_Point], colour: str, marker: str, size:
         axes.errorbar(
             [point.x.value for point in points],
             [point.y.value for point in points],
-            xerr=_arms([point.x for point in points]),
-            yerr=_arms([point.y for point in points]),
+            xerr=error_arms([point.x for point in points]),
+            yerr=error_arms([point.y for point in points]),
             color=colour,
             elinewidth=1,
             marker=marker,
@@ -157,18 +259,9 @@ def _marks(axes: Axes, points: Sequence[_Point], colour: str, marker: str, size:
         )
 
 
-def _arms(estimates: Sequence[Estimate]) -> list[list[float]]:
-    """The error bars' lengths below and above; none where there is no interval."""
-    below = [0.0 if e.lo is None else max(0.0, e.value - e.lo) for e in estimates]
-    above = [0.0 if e.hi is None else max(0.0, e.hi - e.value) for e in estimates]
-    return [below, above]
-
-
-def _frontier(axes: Axes, subject: Subject, shown: Sequence[Candidate], x_of: XOf) -> None:
-    points = [(x_of(c), _change(c)) for c in shown if c.on_frontier]
-    front = sorted((x.value, y.value) for x, y in points if x is not None and y is not None)
-    if len(front) > 1:
-        axes.plot(*zip(*front, strict=True), color=subject.palette.muted, linewidth=1, zorder=1)
+def _front(points: Sequence[_Point]) -> list[tuple[float, float]]:
+    """The frontier's corners from left to right."""
+    return sorted((point.x.value, point.y.value) for point in points if point.candidate.on_frontier)
 
 
 def _most_telling(subject: Subject, shown: Sequence[Candidate]) -> list[Candidate]:
@@ -182,9 +275,14 @@ def _most_telling(subject: Subject, shown: Sequence[Candidate]) -> list[Candidat
 
 
 def _point_text(candidate: Candidate) -> str:
+    """What hovering over a point tells; only what may be believed."""
     parts = [short(candidate.cell.label)]
-    if candidate.cost.estimate is not None:
-        parts.append(f"cost {fmt.significant(candidate.cost.estimate.value)} {candidate.cost.unit}")
+    for name, reading in (("cost", candidate.cost), ("throughput", candidate.throughput)):
+        if reading.usable and reading.estimate is not None:
+            parts.append(f"{name} {fmt.significant(reading.estimate.value)} {reading.unit}")
+    bits = candidate.cell.bits_per_weight
+    if bits is not None:
+        parts.append(f"{fmt.significant(bits)} bits per weight")
     change = candidate.loss.perplexity_change.estimate
     if change is not None:
         parts.append(f"perplexity {fmt.change(change.value)}")

@@ -6,19 +6,26 @@ the inlined drawing follows the page's light or dark theme.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bench.analysis.candidates import Analysis, Candidate
+from bench.analysis.estimate import Estimate
 from bench.report.clean import short
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MARKERS = ("o", "D", "^", "s", "v", "P", "X")
+CHOSEN = 1
+"""The recommended variant's place in `Palette.series` and MARKERS: it looks the same in every figure."""
 DOTTED = (0, (1, 2))
 DASHED = (0, (4, 3))
 LABEL_LIMIT = 26
+LOG_SPREAD = 30.0
+"""An axis whose largest value is more than this many times its smallest is logarithmic."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +57,16 @@ ROLES = Palette(
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """A drawn figure: its file name, what it shows in words, and a hover text for each marked element."""
+    """A drawn figure: its file name, what it shows in words, and a hover text for each marked element.
+
+    `section` is the part of the page it stands in, `tables` are those that hold its numbers.
+    """
 
     name: str
     title: str
     description: str
+    section: str
+    tables: tuple[str, ...]
     figure: Figure
     tooltips: dict[str, str] = field(default_factory=dict)
 
@@ -78,11 +90,40 @@ def chart_label(value: str) -> str:
     return text if len(text) <= LABEL_LIMIT else f"{text[: LABEL_LIMIT - 1]}…"
 
 
-def new_figure() -> Figure:
-    """An empty figure of the report's width."""
+def new_figure(height: float = 3.5) -> Figure:
+    """An empty figure of the report's width; `height` in inches."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(9.2, 3.5), layout="constrained")
+    return Figure(figsize=(9.2, height), layout="constrained")
+
+
+def error_arms(estimates: Sequence[Estimate]) -> list[list[float]]:
+    """The error bars' lengths below and above; none where there is no interval."""
+    below = [0.0 if e.lo is None else max(0.0, e.value - e.lo) for e in estimates]
+    above = [0.0 if e.hi is None else max(0.0, e.hi - e.value) for e in estimates]
+    return [below, above]
+
+
+def spread_widely(values: Sequence[float]) -> bool:
+    """Whether an axis over these values must be logarithmic for the small ones to be told apart."""
+    positive = [value for value in values if value > 0]
+    return bool(positive) and max(positive) > LOG_SPREAD * min(positive)
+
+
+def make_logarithmic(axes: Axes, which: Literal["x", "y"]) -> None:
+    """A logarithmic axis with plain numbers at 1 and 3 of each power of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def add_hover_target(axes: Axes, x: float, y: float, gid: str) -> None:
+    """An invisible mark, larger than the visible one and on top of it, that takes the pointer."""
+    axes.plot(x, y, marker="o", markersize=12, alpha=0, linestyle="none")[0].set_gid(gid)
 
 
 def style(palette: Palette) -> Any:

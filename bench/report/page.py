@@ -81,7 +81,13 @@ def render_page(analysis: Analysis, answer: Answer, pictures: Sequence[Picture])
 
 
 def _picture(picture: Picture, inline: Any) -> dict[str, Any]:
-    return {"name": picture.name, "title": picture.title, "description": picture.description, "inline": inline}
+    return {
+        "title": picture.title,
+        "description": picture.description,
+        "section": picture.section,
+        "tables": picture.tables,
+        "inline": inline,
+    }
 
 
 def title_of(results: Results) -> str:

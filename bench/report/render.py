@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from bench.analysis.candidates import Analysis, Candidate
 from bench.report.chart_latency import latency_chart
+from bench.report.chart_loss import loss_chart
 from bench.report.chart_quality import quality_chart
 from bench.report.clean import clean
 from bench.report.figures import PRINT, ROLES, Chart, Subject, style
@@ -39,6 +40,8 @@ class Picture:
     name: str
     title: str
     description: str
+    section: str
+    tables: tuple[str, ...]
     inline: str
     svg: bytes
     png: bytes
@@ -46,7 +49,7 @@ class Picture:
 
 def pictures(analysis: Analysis, choice: Candidate | None) -> list[Picture]:
     """Every figure there is data for."""
-    drawn = [_picture(draw, analysis, choice) for draw in (quality_chart, latency_chart)]
+    drawn = [_picture(draw, analysis, choice) for draw in (quality_chart, latency_chart, loss_chart)]
     return [picture for picture in drawn if picture is not None]
 
 
@@ -63,7 +66,14 @@ def _picture(draw: Callable[[Subject], Chart | None], analysis: Analysis, choice
         assert printed is not None
         svg, png = _save_svg(printed), _save_png(printed)
     return Picture(
-        name=themed.name, title=themed.title, description=themed.description, inline=inline, svg=svg.encode(), png=png
+        name=themed.name,
+        title=themed.title,
+        description=themed.description,
+        section=themed.section,
+        tables=themed.tables,
+        inline=inline,
+        svg=svg.encode(),
+        png=png,
     )
 
 
@@ -101,7 +111,7 @@ def inlined(chart: Chart, svg: str) -> str:
         f' aria-labelledby="{chart.name}-t {chart.name}-d"'
         ' xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
         f'<title id="{chart.name}-t">{_escaped(chart.title)}</title>'
-        f'<desc id="{chart.name}-d">{_escaped(chart.description)} The table below has the same numbers.</desc>'
+        f'<desc id="{chart.name}-d">{_escaped(chart.description)} The tables have the same numbers.</desc>'
     )
     return _ROOT.sub(lambda _: head, text, count=1)
 

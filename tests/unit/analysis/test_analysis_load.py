@@ -67,6 +67,18 @@ def test_wrong_types_become_missing_values(tmp_path: Path) -> None:
     assert cell.validity == ()
 
 
+def test_what_was_observed_speaks_against_all_metrics_or_those_it_names(tmp_path: Path) -> None:
+    run = FakeRun(tmp_path / "run")
+    folder = run.cell("F16")
+    recorded = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
+    recorded["scenarios"]["c1"] |= {"validity": ["busy_machine"], "spoiled": {"prefix_cached": ["ttft"]}}
+    write_json(folder / "cell.json", recorded)
+    (cell,) = load_results([run.directory]).cells
+    metrics = cell.scenarios["c1"].metrics
+    assert metrics["ttft"].validity == ("busy_machine", "prefix_cached")
+    assert metrics["output_throughput"].validity == ("busy_machine",)
+
+
 def test_a_summary_outside_the_cell_is_not_read(tmp_path: Path) -> None:
     run = FakeRun(tmp_path / "run")
     folder = run.cell("F16")

@@ -65,6 +65,19 @@ def test_costs_that_cannot_be_told_apart_are_a_tie_won_by_the_smallest(tmp_path:
     assert "F16 cannot be told from it" in answer.sure
 
 
+@pytest.mark.parametrize(("half", "wins"), [(0.012, "Q8_0"), (0.03, "F16")])
+def test_a_tie_goes_to_the_smaller_variant_unless_it_may_lose_more_than_the_margin(
+    tmp_path: Path, half: float, wins: str
+) -> None:
+    run = FakeRun(tmp_path / "run")
+    run.cell("F16")
+    figures = {**VARIANTS["Q8_0"], "itl_ms": VARIANTS["F16"]["itl_ms"], "ratio": 0.997, "half": half}
+    run.cell("Q8_0", figures=figures)
+    analysis, answer = answer_of(run.directory)
+    assert {c.quality.verdict for c in analysis.candidates if not c.is_baseline} == {Verdict.INCONCLUSIVE}
+    assert chosen(answer) == wins
+
+
 def test_the_baseline_wins_when_nothing_acceptable_is_cheaper(tmp_path: Path) -> None:
     run = FakeRun(tmp_path / "run")
     run.cell("F16")

@@ -256,6 +256,24 @@ class FakeRun:
         write_json(folder / relative / "manifest.json", {"schema_version": 1, "status": "complete"})
         recorded["scenarios"][name] = {"key": "0123abcd", "path": relative, "status": "complete", "failure": None}
 
+    def open_loop(self, cell: Path, rate_per_s: float, *, kind: str = "poisson", median_ms: float = 25.0) -> None:
+        """Add a load whose requests leave at drawn times to a recorded cell; it is named `kind` and rate."""
+        name = f"{kind}-{rate_per_s:g}"
+        recorded = json.loads((cell / "cell.json").read_text(encoding="utf-8"))
+        relative = f"scenarios/{name}-0bad0bad"
+        metrics = {
+            "ttft": distribution(np.array([median_ms, median_ms, 3 * median_ms])),
+            "itl": distribution(np.full(3, median_ms / 2)),
+            "output_throughput": single("tokens/s", rate_per_s * 64, 0.1),
+            "request_throughput": single("req/s", rate_per_s, 0.1),
+        }
+        summary = {"schema_version": 1, "metrics": metrics, "errors": {}, "validity": [], "own_error": {}}
+        write_json(cell / relative / "summary.json", summary)
+        recorded["scenarios"][name] = {"key": "0bad0bad", "path": relative, "status": "complete", "failure": None}
+        asked = {**SCENARIO_DEFAULTS, "kind": kind, "rate_per_s": rate_per_s}
+        recorded["config"]["scenarios"][name] = asked
+        write_json(cell / "cell.json", recorded)
+
     def _task(self, folder: Path, recorded: dict[str, Any], known: dict[str, float]) -> None:
         relative = "tasks/divergence-89abcdef"
         perplexity = BASE_PERPLEXITY * known["ratio"]

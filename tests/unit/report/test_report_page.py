@@ -86,7 +86,7 @@ def test_nothing_is_fetched(tmp_path: Path) -> None:
 def test_figures_have_names_words_and_files(tmp_path: Path) -> None:
     page = build(quickstart(tmp_path / "run"))
     charts = [attrs for tag, attrs in page.tags if tag == "svg"]
-    assert len(charts) == 2
+    assert len(charts) == 3
     for attrs in charts:
         assert attrs["role"] == "img"
         assert all(name in page.ids for name in str(attrs["aria-labelledby"]).split())
@@ -98,6 +98,8 @@ def test_figures_have_names_words_and_files(tmp_path: Path) -> None:
         "latency-against-load.svg",
         "quality-against-cost.png",
         "quality-against-cost.svg",
+        "quality-with-intervals.png",
+        "quality-with-intervals.svg",
     ]
     assert "var(--" not in (tmp_path / "report/figures/quality-against-cost.svg").read_text(encoding="utf-8")
 
