@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: env quickstart check format test test-toolchains lock clean help
+.PHONY: env quickstart check format test test-toolchains test-whole lock clean help
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -20,7 +20,7 @@ $(READY): pyproject.toml requirements.lock
 	@touch $@
 
 quickstart: env ## build llama.cpp, take a real small model through every stage, print the report's path
-	@$(BIN)/quantbench run experiment=quickstart
+	@$(BIN)/quantbench run experiment=quickstart $(ARGS)
 
 check: env ## format, lint, layers, types
 	$(BIN)/ruff format --check .
@@ -38,6 +38,10 @@ test: env ## unit tests and real llama.cpp
 
 test-toolchains: env ## tests that need further toolchains
 	$(BIN)/python -m pytest -m toolchains
+
+test-whole: env ## the main job's tests over the whole quickstart: ten kills, every README command (45 minutes)
+	QUANTBENCH_TEST_WHOLE=1 $(BIN)/python -m pytest -s tests/e2e/test_quickstart.py tests/e2e/test_kill_at_random.py \
+		tests/e2e/test_readme.py
 
 lock: env ## pin again what pyproject.toml and the toolchains ask for
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-header --python-version 3.11 \

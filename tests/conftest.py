@@ -26,9 +26,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def make_workspace(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Workspace]:
-    """A maker of workspaces that live as long as the module's tests, on the machine's warm toolchains."""
+    """A maker of workspaces that live as long as the tests, on the machine's warm toolchains."""
     shared = cache_dir()
     ready = any((shared / "toolchains").glob("llama_cpp-*/toolchain.json"))
     require(ready, "the llama_cpp toolchain is not installed: quantbench toolchain install llama_cpp")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -39,16 +41,26 @@ def test_data(relative: str) -> Path:
 test_data.__test__ = False  # type: ignore[attr-defined]  # its name reads well in tests, and pytest must not collect it
 
 
-#: The quickstart with fewer requests, so that a test takes seconds.
+#: The quickstart with fewer requests and less text, so that a test takes seconds.
 SMALL = (
     "experiment=quickstart",
     "scenarios.c1.requests=4",
     "scenarios.c4.requests=16",
-    "scenarios.chat_c4.requests=16",
+    "scenarios.poisson.requests=8",
+    "scenarios.poisson.rate_per_s=2",
     "workloads.default.output_tokens=16",
-    "workloads.chat.output_tokens=16",
     "tasks.perplexity.windows=2",
     "tasks.divergence.windows=2",
+    "tasks.mmlu.subjects=[history,physics]",
+    "tasks.mmlu.limit=3",
+)
+#: What the tests of the main job run: the quickstart cut short, or with QUANTBENCH_TEST_WHOLE=1 the whole of it.
+WHOLE = os.environ.get("QUANTBENCH_TEST_WHOLE", "") == "1"
+QUICKSTART = SMALL[:1] if WHOLE else SMALL
+#: Of the short one, one variant under one load with nothing to score.
+ONE_LOAD = (
+    *(*SMALL, "scheme=gguf_q8_0", "~scenarios.c4", "~scenarios.poisson"),
+    *("~tasks.perplexity", "~tasks.divergence", "~tasks.mmlu"),
 )
 
 Answer = subprocess.CompletedProcess[str]
@@ -82,6 +94,16 @@ def quantbench(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None,
         timeout=timeout_s,
         check=False,
     )
+
+
+def started_from(workspace: Workspace) -> list[psutil.Process]:
+    """Living processes that serve, score or ask out of the workspace."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if any(str(place) in word for word in process.cmdline() for place in (workspace.cache, workspace.folder)):
+                found.append(process)
+    return found
 
 
 def command_line(arguments: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ from bench.cli.main import build_parser
 from tests.support import CHECKOUT, quantbench
 
 COMMANDS = ("run", "quantize", "serve", "load", "evaluate", "report", "status", "toolchain", "doctor", "version")
+QUICKSTART = [f"{variant} · llama_cpp" for variant in ("F16", "Q8_0", "Q4_K_M", "Q4_0")]
 HEAVY = {"hydra", "omegaconf", "numpy", "pandas", "pyarrow", "matplotlib", "httpx", "jinja2", "psutil"}
 
 
@@ -51,14 +52,14 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path) -> None:
     answer = quantbench("run", "experiment=quickstart", "--dry-run", cwd=tmp_path)
     assert answer.returncode == 0
     lines = answer.stdout.splitlines()
-    assert [line.split("  ")[0] for line in lines[1:]] == ["F16 · llama_cpp", "Q8_0 · llama_cpp"]
+    assert [line.split("  ")[0] for line in lines[1:]] == QUICKSTART
     assert list(tmp_path.iterdir()) == []
 
 
 def test_json_lines_are_one_object_a_line(tmp_path: Path) -> None:
     answer = quantbench("run", "experiment=quickstart", "--dry-run", "--json-lines", cwd=tmp_path)
     rows = [json.loads(line) for line in answer.stdout.splitlines()]
-    assert [row["cell"] for row in rows] == ["F16 · llama_cpp", "Q8_0 · llama_cpp"]
+    assert [row["cell"] for row in rows] == QUICKSTART
     assert {row["status"] for row in rows} == {"planned"}
 
 

@@ -14,20 +14,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from bench.base.paths import cache_dir
-from tests.support import SMALL, Answer, Workspace, command_line, require
+from tests.support import ONE_LOAD, SMALL, Answer, Workspace, command_line, require, started_from
 
 pytestmark = pytest.mark.llama_cpp
 
 #: One cell with one scenario and nothing to score.
-ONE = (
-    *(*SMALL, "scheme=gguf_q8_0", "~scenarios.c4", "~scenarios.chat_c4"),
-    *("~tasks.perplexity", "~tasks.divergence"),
-    *("workloads.default.input_tokens=16", "workloads.default.output_tokens=8"),
-)
+ONE = (*ONE_LOAD, "workloads.default.input_tokens=16", "workloads.default.output_tokens=8")
 
 
 @pytest.fixture(scope="module")
@@ -47,16 +42,6 @@ def workspace(made: Workspace, tmp_path: Path) -> Iterator[Workspace]:
     yield Workspace(folder=tmp_path, cache=made.cache)
     left = [process.cmdline() for process in started_from(made)]
     assert not left
-
-
-def started_from(workspace: Workspace) -> list[psutil.Process]:
-    """Living processes that serve or score out of the workspace's cache."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            if any(str(workspace.cache) in word for word in process.cmdline()):
-                found.append(process)
-    return found
 
 
 def said(answer: Answer) -> list[str]:
@@ -86,7 +71,7 @@ def only_failure(workspace: Workspace, answer: Answer) -> dict[str, Any]:
 def test_a_server_that_dies_at_its_start(workspace: Workspace) -> None:
     answer = workspace.run("run", *ONE, "engine.extra_args=[--no-such-flag]")
     failure = only_failure(workspace, answer)
-    assert (failure["stage"], failure["kind"]) == ("load", "crashed")
+    assert (failure["stage"], failure["kind"]) == ("serve", "crashed")
     assert "ended before it was ready" in failure["message"]
     assert "invalid argument: --no-such-flag" in failure["log_tail"]
 
@@ -107,7 +92,7 @@ def test_a_cpu_build_that_is_asked_for_the_gpu(workspace: Workspace) -> None:
 def test_a_server_killed_in_mid_run_fails_its_cell_and_the_next_one_goes_on(workspace: Workspace) -> None:
     two = [word for word in ONE if not word.startswith("scheme=")]
     process = subprocess.Popen(
-        command_line(["run", *two, "scenarios.c1.requests=16", "--json-lines"]),
+        command_line(["run", "-m", *two, "scheme=gguf_f16,gguf_q8_0", "scenarios.c1.requests=16", "--json-lines"]),
         cwd=workspace.folder,
         env={**os.environ, **workspace.env},
         stdout=subprocess.PIPE,
@@ -221,6 +206,19 @@ def test_a_bad_checkpoint_is_one_line_and_exit_code_2(
     (line,) = said(answer)
     assert message in line
     assert answer.stderr.splitlines()[-1] == line
+
+
+def test_a_task_without_its_data_fails_alone(workspace: Workspace) -> None:
+    answer = workspace.run("evaluate", *SMALL, "scheme=gguf_q8_0", "tasks.divergence.text=nowhere.txt")
+    assert answer.returncode == 2, answer.stdout + answer.stderr
+    (line,) = said(answer)
+    assert "task.text: there is no file" in line
+    (cell,) = cells(workspace).values()
+    assert {name: entry["status"] for name, entry in cell["tasks"].items()} == {
+        "divergence": "failed",
+        "perplexity": "complete",
+        "mmlu": "complete",
+    }
 
 
 def test_a_taken_port_is_one_line_and_exit_code_2(workspace: Workspace) -> None:

@@ -18,8 +18,8 @@ from tests.support import SMALL, Workspace, command_line
 pytestmark = pytest.mark.llama_cpp
 
 ONE_CELL = (
-    *(*SMALL, "scheme=gguf_q8_0", "scenarios.c1.requests=24"),
-    *("~scenarios.c4", "~scenarios.chat_c4", "~tasks.divergence"),
+    *(*SMALL, "scheme=gguf_q8_0", "scenarios.c1.requests=12", "tasks.perplexity.windows=1"),
+    *("~scenarios.c4", "~scenarios.poisson", "~tasks.divergence", "~tasks.mmlu"),
 )
 GONE_WITHIN_S = 5.0
 
@@ -35,12 +35,16 @@ def started(workspace: Workspace) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(process: subprocess.Popen[str], stage: str, contains: str) -> list[psutil.Process]:
-    """Read progress until a stage says something; returns every process below the harness then."""
+def wait_for(process: subprocess.Popen[str], stage: str, contains: str, done: int = 0) -> list[psutil.Process]:
+    """Read progress until a stage says something and has done so much; returns every process below the harness then."""
     assert process.stdout is not None
     for line in process.stdout:
         event = json.loads(line)
-        if event.get("stage") == stage and contains in event.get("message", "") + str(event.get("done", "")):
+        if (
+            event.get("stage") == stage
+            and contains in (event.get("message") or "")
+            and (event.get("done") or 0) >= done
+        ):
             deadline = time.monotonic() + 10
             while time.monotonic() < deadline:
                 below = psutil.Process(process.pid).children(recursive=True)
@@ -61,15 +65,21 @@ def workspace(make_workspace: Callable[[str], Workspace]) -> Workspace:
 
 
 @pytest.mark.parametrize(
-    ("stage", "contains"),
-    [("quantize", "quantizing"), ("accept", "accepting"), ("serve", "is ready"), ("load", "2")],
-    ids=["quantizing", "accepting", "serving", "loading"],
+    ("stage", "contains", "done"),
+    [
+        ("quantize", "quantizing", 0),
+        ("accept", "accepting", 0),
+        ("serve", "is ready", 0),
+        ("load", "in flight", 3),
+        ("evaluate perplexity", "scoring", 0),
+    ],
+    ids=["quantizing", "accepting", "serving", "loading", "evaluating"],
 )
 def test_nothing_is_left_after_kill_9_and_the_same_command_completes(
-    workspace: Workspace, stage: str, contains: str
+    workspace: Workspace, stage: str, contains: str, done: int
 ) -> None:
     with started(workspace) as process:
-        below = wait_for(process, stage, contains)
+        below = wait_for(process, stage, contains, done)
         os.kill(process.pid, signal.SIGKILL)
     assert_gone(below)
     assert not [path for path in (workspace.cache / "artefacts").glob("*/model.gguf") if not _finished(path.parent)]
@@ -78,12 +88,18 @@ def test_nothing_is_left_after_kill_9_and_the_same_command_completes(
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     records = [json.loads(path.read_text()) for path in workspace.folder.glob("results/*/cells/*/cell.json")]
     assert [record["status"] for record in records] == ["complete"]
-    assert {entry["status"] for record in records for entry in record["scenarios"].values()} == {"complete"}
+    children = [entry for record in records for kind in ("scenarios", "tasks") for entry in record[kind].values()]
+    assert [entry["status"] for entry in children] == ["complete"] * 2
+    kept = list(workspace.folder.glob("results/*/cells/*/scenarios/*.partial-1/manifest.json"))
+    if stage == "load":
+        (manifest,) = (json.loads(path.read_text()) for path in kept)
+        assert manifest["status"] == "partial"
+        assert (kept[0].parent / "requests.parquet").is_file(), "what the killed run had measured is kept"
 
 
 def test_ctrl_c_keeps_what_was_measured_and_exits_130(workspace: Workspace) -> None:
     with started(workspace) as process:
-        below = wait_for(process, "load", "3")
+        below = wait_for(process, "load", "in flight", 3)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 130
     assert_gone(below)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import pytest
 
 from bench.analysis.config import PriceConfig, ReportConfig
 from bench.report.build import build_report
+from tests.e2e.conftest import Quickstart
 from tests.support import require
 from tests.unit.report.fake_runs import FakeRun, edit_summary, failed
 from tests.unit.report.page_reader import Number, parse_number, shown_value
@@ -111,26 +113,60 @@ def opened(browser: Chrome, folder: Path, scheme: str = "light") -> list[dict[st
     return [m["params"]["request"] for m in messages if m["method"] == "Network.requestWillBeSent"]
 
 
-def test_it_opens_from_disk_without_network_or_errors(browser: Chrome, folder: Path) -> None:
-    requests = opened(browser, folder)
-    assert [request["url"] for request in requests if not request["url"].startswith("data:")] == [
-        (folder / "report.html").as_uri()
-    ]
+def assert_alone(browser: Chrome, folder: Path) -> None:
+    """The report opens from disk, fetches nothing and has nothing to complain of."""
+    urls = [request["url"] for request in opened(browser, folder)]
+    # The browser's own first page may still be loading its parts.
+    assert [url for url in urls if not url.startswith(("data:", "chrome://"))] == [(folder / "report.html").as_uri()]
     assert log_of(browser, "browser") == []
+
+
+def assert_numbers_equal_the_csv(browser: Chrome, folder: Path) -> int:
+    """Every number on the open page is a number of the tidy table, to the last digit shown; returns how many."""
+    table = csv.DictReader(io.StringIO((folder / "summary.csv").read_text(encoding="utf-8")))
+    known = {(row["cell_key"], row["source"], row["metric"]): row for row in table}
+    numbers = [Number(**entry) for entry in browser.execute_script(READ_NUMBERS)]
+    for number in numbers:
+        value = float(known[number.cell, number.source, number.metric][number.statistic])
+        shown, half_unit = parse_number(number.text)
+        assert shown == pytest.approx(shown_value(number, value), abs=half_unit * 1.0001), number
+    return len(numbers)
+
+
+def test_it_opens_from_disk_without_network_or_errors(browser: Chrome, folder: Path) -> None:
+    assert_alone(browser, folder)
     assert browser.title.startswith("quickstart: Deploy Q8_0")
     assert browser.execute_script("return document.querySelectorAll('script, img, iframe').length") == 0
 
 
 def test_the_numbers_on_the_page_equal_the_csv(browser: Chrome, folder: Path) -> None:
     opened(browser, folder)
-    table = csv.DictReader(io.StringIO((folder / "summary.csv").read_text(encoding="utf-8")))
-    known = {(row["cell_key"], row["source"], row["metric"]): row for row in table}
-    numbers = [Number(**entry) for entry in browser.execute_script(READ_NUMBERS)]
-    assert len(numbers) > 150
-    for number in numbers:
-        value = float(known[number.cell, number.source, number.metric][number.statistic])
-        shown, half_unit = parse_number(number.text)
-        assert shown == pytest.approx(shown_value(number, value), abs=half_unit * 1.0001), number
+    assert assert_numbers_equal_the_csv(browser, folder) > 150
+
+
+@pytest.fixture
+def real_report(request: pytest.FixtureRequest) -> Path:
+    """The quickstart's report, or the folder of another that QUANTBENCH_TEST_REPORT names."""
+    named = os.environ.get("QUANTBENCH_TEST_REPORT")
+    if named:
+        return Path(named).resolve()
+    quickstart: Quickstart = request.getfixturevalue("quickstart")
+    return quickstart.workspace.folder / "reports" / "quickstart"
+
+
+@pytest.mark.llama_cpp
+def test_the_report_of_a_real_quickstart(browser: Chrome, real_report: Path) -> None:
+    assert_alone(browser, real_report)
+    numbers = assert_numbers_equal_the_csv(browser, real_report)
+    assert numbers > 150
+    figures = {path.name for path in (real_report / "figures").iterdir()}
+    drawn = {name.partition(".")[0] for name in figures}
+    assert figures == {f"{name}.{suffix}" for name in drawn for suffix in ("svg", "png")}
+    # Latency is drawn where enough requests were asked for valid medians, as a whole quickstart does.
+    assert {"quality-against-cost", "quality-with-intervals"} <= drawn
+    assert browser.execute_script("return document.querySelectorAll('svg.chart').length") == len(drawn)
+    assert "plumbing only" in browser.find_element("id", "quality").text
+    print(f"{numbers} numbers of {real_report.name}/report.html equal summary.csv")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
