@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: env quickstart check format test test-toolchains test-whole lock clean help
+.PHONY: env quickstart check format test test-toolchains test-archived test-whole lock clean help
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -34,10 +34,14 @@ format: env ## rewrite files in the house format
 
 test: env ## unit tests and real llama.cpp
 	$(BIN)/quantbench toolchain install llama_cpp
-	$(BIN)/python -m pytest -m "not toolchains"
+	$(BIN)/python -m pytest -n 2 tests/unit
+	$(BIN)/python -m pytest -m "not toolchains and not archived" tests/integration tests/e2e
 
-test-toolchains: env ## tests that need further toolchains
-	$(BIN)/python -m pytest -m toolchains
+test-toolchains: env ## tests that need further toolchains (llm-compressor, vLLM, …: some gigabytes)
+	$(BIN)/python -m pytest -m "toolchains and not archived" tests/integration tests/e2e
+
+test-archived: env ## on demand: gptqmodel, AutoAWQ and AutoGPTQ for real (20 minutes)
+	$(BIN)/python -m pytest -s -m archived tests/integration
 
 test-whole: env ## the main job's tests over the whole quickstart: ten kills, every README command (45 minutes)
 	QUANTBENCH_TEST_WHOLE=1 $(BIN)/python -m pytest -s tests/e2e/test_quickstart.py tests/e2e/test_kill_at_random.py \

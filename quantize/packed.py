@@ -54,14 +54,14 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UsageError(
             f"{file}: has no quantization_config, so the checkpoint is not quantized; choose a scheme that quantizes it"
         )
-    if not isinstance(_method(found), str):
+    if not isinstance(method_of(found), str):
         raise UsageError(f"{file}: its quantization_config names no quant_method; save the model again")
     return found
 
 
 def label_of(config: Mapping[str, Any]) -> str:
     """What reports call the format: `awq-w4g128`, `fp8-dynamic`, `compressed-tensors-w4a16g128`, `bitsandbytes-nf4`."""
-    method = str(_method(config))
+    method = str(method_of(config))
     describe = {"compressed-tensors": _compressed, "bitsandbytes": _bitsandbytes, "fp8": _fp8}.get(method, _grouped)
     said = f"{method}-{describe(config)}"
     return _UNSAFE.sub("-", said.lower()).strip("-")[:_MAX_LABEL]
@@ -96,8 +96,8 @@ def _weights(tensor: StoredTensor, bits: int | None, *, four_bit: bool) -> int:
     return tensor.count
 
 
-def _method(config: Mapping[str, Any]) -> Any:
-    """bitsandbytes did not always name itself."""
+def method_of(config: Mapping[str, Any]) -> Any:
+    """`quant_method`; bitsandbytes did not always name itself."""
     named = config.get("quant_method")
     return "bitsandbytes" if named is None and ("load_in_4bit" in config or "load_in_8bit" in config) else named
 

@@ -119,6 +119,7 @@ def quantize_source(
     if found is not None and scheme.is_intact(source, found):
         progress.say(f"{scheme.label}: already made ({key})")
         return found
+    scheme.check(source)
     toolchain = provider.ensure(scheme.toolchain, progress) if scheme.toolchain else None
     with store.making(key) as work:
         found = _cached(store, key)
@@ -169,10 +170,15 @@ def _manifest(scheme: SchemeConfig, job: Job, product: Product, digests: DigestC
         "command": list(product.command),
         "made_from": product.made_from,
         "calibration": product.calibration,
+        "packing": product.packing or scheme.packing,
+        "quantized_layers": product.quantized_layers,
+        "skipped_layers": list(product.skipped_layers),
+        "group_size": product.group_size,
         "toolchain": None if job.environment is None else job.environment.describe(),
         "wall_s": product.wall_s,
         "cpu_s": product.cpu_s,
         "peak_rss_bytes": product.peak_rss_bytes,
+        "peak_gpu_bytes": product.peak_gpu_bytes,
         "created": utc_now(),
     }
 

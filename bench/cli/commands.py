@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from bench.base.compose import compose, load_plugins
 from bench.base.errors import UsageError
 from bench.cli.show import Display
+from bench.cli.variants import VARIANT_COLUMNS, number, quality_rows, variant_rows
 
 if TYPE_CHECKING:
-    from bench.pipeline.run import CellOutcome, RunOutcome
+    from bench.pipeline.run import RunOutcome
     from bench.plan.plan import Plan
 
 
@@ -26,7 +27,12 @@ def run(arguments: argparse.Namespace) -> int:
     for_report, overrides = report_overrides(arguments.overrides)
     _prepare(arguments)
     compose("report", for_report, ReportConfig)  # a wrong price is said before anything is measured
-    return _run(arguments, overrides, finish=lambda outcome, display: write_report(outcome, for_report, display))
+
+    def finish(outcome: RunOutcome, display: Display) -> None:
+        display.table("variant", VARIANT_COLUMNS, variant_rows(outcome))
+        write_report(outcome, for_report, display)
+
+    return _run(arguments, overrides, finish=finish)
 
 
 def quantize(arguments: argparse.Namespace) -> int:
@@ -34,7 +40,7 @@ def quantize(arguments: argparse.Namespace) -> int:
     from bench.pipeline.context import Stages
 
     def finish(outcome: RunOutcome, display: Display) -> None:
-        display.table("variant", _VARIANT_COLUMNS, [_variant_row(cell) for cell in outcome.cells])
+        display.table("variant", VARIANT_COLUMNS, variant_rows(outcome))
 
     return _run(arguments, arguments.overrides, finish=finish, stages=Stages(load=False, evaluate=False))
 
@@ -45,7 +51,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
     def finish(outcome: RunOutcome, display: Display) -> None:
         display.table(
-            "quality", _QUALITY_COLUMNS, [row for cell in outcome.cells for row in _quality_rows(outcome, cell)]
+            "quality", _QUALITY_COLUMNS, [row for cell in outcome.cells for row in quality_rows(outcome, cell)]
         )
 
     return _run(arguments, arguments.overrides, finish=finish, stages=Stages(load=False))
@@ -170,42 +176,11 @@ def _show_plan(plan: Plan, display: Display) -> None:
     display.table("cell", ("cell", "model", "scenarios", "tasks", "status"), rows)
 
 
-_VARIANT_COLUMNS = ("variant", "size MB", "bits/weight", "accepted", "divergence", "key")
 _QUALITY_COLUMNS = ("cell", "task", "metric", "value", "low", "high")
-
-
-def _variant_row(cell: CellOutcome) -> tuple[str, ...]:
-    variant, acceptance = cell.record.get("variant") or {}, cell.record.get("acceptance") or {}
-    return (
-        str(variant.get("label", cell.label)),
-        _number(variant.get("size_bytes"), 1e-6),
-        _number(variant.get("effective_bits_per_weight")),
-        str(acceptance.get("verdict", "-")),
-        _number(acceptance.get("mean_divergence")),
-        str(variant.get("key", "-")),
-    )
-
-
-def _quality_rows(outcome: RunOutcome, cell: CellOutcome) -> list[tuple[str, ...]]:
-    from bench.base.files import read_json
-
-    rows: list[tuple[str, ...]] = []
-    for name, entry in (cell.record.get("tasks") or {}).items():
-        path = outcome.directory / "cells" / str(cell.record["key"]) / entry["path"] / "summary.json"
-        if entry["status"] != "complete" or not path.is_file():
-            continue
-        for tag, metric in read_json(path)["metrics"].items():
-            low, high = _number(metric.get("lo")), _number(metric.get("hi"))
-            rows.append((cell.label, name, tag, _number(metric.get("value")), low, high))
-    return rows
 
 
 def _metric_row(tag: str, metric: dict[str, Any]) -> tuple[str, ...]:
     value = metric.get("value", metric.get("p50"))
     n = metric.get("n")
     validity = ", ".join(metric["validity"]) or "valid"
-    return tag, str(metric["unit"]), _number(value), _number(metric.get("p99")), "-" if n is None else str(n), validity
-
-
-def _number(value: float | None, scale: float = 1.0) -> str:
-    return "-" if value is None else f"{value * scale:.6g}"
+    return tag, str(metric["unit"]), number(value), number(metric.get("p99")), "-" if n is None else str(n), validity

@@ -42,17 +42,21 @@ class Judge:
     def _baseline(self) -> Artefact:
         """The baseline's artefact, made when it is not there; it may be the variant itself."""
         return quantize(
-            self._config.model,
+            self._config.base or self._config.model,
             self._config.baseline,
             cache=self._context.cache,
             progress=self._progress.within(stage="quantize"),
             toolchains=self._context.toolchains,
         )
 
+    @property
+    def _scoring_toolchain(self) -> str:
+        """The engine's, unless what the scheme writes can be loaded in another one only."""
+        return self._config.scheme.scoring_toolchain or self._engine.scoring_toolchain(self._config.engine)
+
     @cached_property
     def _scorer(self) -> Scorer:
-        name = self._engine.scoring_toolchain(self._config.engine)
-        toolchain = self._context.toolchains.ensure(name, self._progress.within(stage="evaluate"))
+        toolchain = self._context.toolchains.ensure(self._scoring_toolchain, self._progress.within(stage="evaluate"))
         return self._engine.scorer(self._config.engine, toolchain)
 
     def accept(self) -> dict[str, Any]:
@@ -85,7 +89,7 @@ class Judge:
             task,
             text_digest=task.data_digest(),
             baseline=self._baseline.key if task.needs_baseline else None,
-            scorer_lock=self._context.toolchains.lock(self._engine.scoring_toolchain(self._config.engine)),
+            scorer_lock=self._context.toolchains.lock(self._scoring_toolchain),
         )
 
     def evaluate(self, name: str, task: TaskConfig, slot: ChildSlot) -> None:

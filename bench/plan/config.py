@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from bench.base.errors import UsageError, nearest
-from bench.base.schema import expect, not_identity, schema
+from bench.base.schema import expect, identity_when_changed, not_identity, schema
 from bench.engines.base import EngineConfig
 from bench.load.config import ScenarioConfig, WorkloadConfig
 from bench.quality.config import TaskConfig
@@ -21,13 +21,15 @@ from quantize.schemes.base import SchemeConfig
 class RunConfig:
     """One cell: a model under a scheme on an engine, with its scenarios and tasks.
 
-    `baseline` is the scheme quality is compared with. `workloads`, `scenarios` and `tasks` are plugins by name;
-    a scenario names the workload it uses. `repeat` tells repeated measurements of one cell apart.
+    `baseline` is the scheme quality is compared with, over `base` where it is given (the unquantized model of a
+    checkpoint that is quantized already), else over the same model. `workloads`, `scenarios` and `tasks` are plugins
+    by name; a scenario names the workload it uses. `repeat` tells repeated measurements of one cell apart.
     """
 
     model: ModelConfig = MISSING
     scheme: SchemeConfig = MISSING
     baseline: SchemeConfig = MISSING
+    base: ModelConfig | None = identity_when_changed(None)  # noqa: RUF009 - a field specifier
     engine: EngineConfig = MISSING
     workloads: dict[str, Any] = field(default_factory=dict)
     scenarios: dict[str, Any] = field(default_factory=dict)

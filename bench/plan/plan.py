@@ -16,8 +16,11 @@ from bench.base.hashing import canonical_json
 from bench.base.schema import identity
 from bench.base.sweep import SharedComposes
 from bench.plan.config import ExperimentConfig, PlanConfig, RunConfig
+from quantize.schemes.own_baseline import OwnBaselineConfig
 
 DEFAULT_EXPERIMENT = "default"
+#: The engine where none is chosen, for formats that the default of `conf/run.yaml` cannot serve.
+_ENGINE_OF_FORMAT = {"hf": "transformers"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +82,30 @@ def plan(overrides: Sequence[str], *, multirun: bool = False, config_dir: Path |
 
 def _compose_cell(overrides: Sequence[str], config_dir: Path | None, shared: SharedComposes) -> RunConfig:
     config = compose("run", overrides, RunConfig, config_dir=config_dir, shared=shared)
+    other = _ENGINE_OF_FORMAT.get(config.scheme.format_of(config.model))
+    if other is not None and not any(_key(override) == "engine" for override in overrides):
+        config = compose("run", [f"engine={other}", *overrides], RunConfig, config_dir=config_dir, shared=shared)
+    config = _with_baseline(config)
     for name in config.scenarios:
         config.scenario(name)
     for name in config.tasks:
         config.task(name)
     return config
+
+
+def _key(override: str) -> str:
+    return override.split("=", 1)[0].lstrip("+~")
+
+
+def _with_baseline(config: RunConfig) -> RunConfig:
+    """Put the scheme's own baseline where none is named."""
+    if isinstance(config.scheme, OwnBaselineConfig):
+        raise UsageError("scheme=own_baseline stands for a baseline; choose a scheme that makes a variant")
+    if not isinstance(config.baseline, OwnBaselineConfig):
+        return config
+    alone = config.base is None and config.scheme.needs_base(config.model)
+    own = config.scheme if alone else config.scheme.own_baseline(config.model)
+    return dataclasses.replace(config, baseline=own)
 
 
 def _split_experiment(overrides: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -180,12 +180,31 @@ def _tensors(variant: Mapping[str, Any]) -> Iterable[tuple[str, str, str, str]]:
 def _variant_facts(variant: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     yield from _present(
         ("parameters", _count(variant.get("parameters"))),
+        ("packing", text(variant.get("packing"))),
+        ("quantized layers", _count(variant.get("quantized_layers")) if variant.get("quantized_layers") else None),
+        ("left as they are", _some(texts(variant.get("skipped_layers")))),
+        ("group size", _count(variant.get("group_size")) if variant.get("group_size") else None),
+        ("calibration", _calibration(mapping(variant.get("calibration")))),
         ("time to make", _with_unit(variant.get("wall_s"), "s")),
         ("processor time", _with_unit(variant.get("cpu_s"), "s")),
         ("peak memory", _bytes(variant.get("peak_rss_bytes"))),
         ("toolchain", _toolchain_name(variant.get("toolchain"))),
         ("made", text(variant.get("created"))),
     )
+
+
+def _some(names: Sequence[str], most: int = 8) -> str | None:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}" if names else None
+
+
+def _calibration(record: Mapping[str, Any]) -> str | None:
+    """The calibration set in a line: its name, how much of it was used, its digest."""
+    counts = (("windows", "windows"), ("samples", "samples"), ("chunks", "chunks"), ("tokens", "tokens"))
+    used = [f"{_count(record.get(key))} {unit}" for key, unit in counts if number(record.get(key)) is not None]
+    said = [text(record.get("name")) or text(record.get("text")), *used, text(record.get("digest"))]
+    return ", ".join(word for word in said if word) or None
 
 
 def models(analysis: Analysis) -> list[tuple[tuple[str, str], ...]]:

@@ -44,6 +44,9 @@ class Product:
 
     `made_from`: key of the artefact that was read in the source's place, if any. `label`: what reports call the
     variant where that is known only now. `calibration`: the text that guided it, as it is recorded.
+    `packing`: as the scheme's, where that is known only now. `quantized_layers`: how many linear layers were
+    quantized, `skipped_layers` the names of those that were not; `group_size`: weights that share a scale, None
+    without groups. `peak_gpu_bytes`: over all GPUs, None where none was used.
     `files` are relative to the work folder, the model first. `command` is recorded as it stands, so it names no path
     of this machine.
     """
@@ -61,6 +64,11 @@ class Product:
     made_from: str | None = None
     label: str | None = None
     calibration: dict[str, Any] | None = None
+    packing: str | None = None
+    quantized_layers: int | None = None
+    skipped_layers: Sequence[str] = ()
+    group_size: int | None = None
+    peak_gpu_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +101,36 @@ class SchemeConfig:
     def format(self) -> str:
         """What it writes, `gguf` or `hf`: known before any work, so that an engine can refuse it."""
         return "hf"
+
+    @property
+    def packing(self) -> str:
+        """How it packs weights, which engines must know of: `gguf`, `none`, `compressed-tensors`, `bitsandbytes`, …
+
+        Empty: as the checkpoint says, see the artefact's manifest.
+        """
+        return "gguf" if self.format == "gguf" else "none"
+
+    @property
+    def scoring_toolchain(self) -> str:
+        """The toolchain that can load what it writes, where it is not the default of its format."""
+        return ""
+
+    def own_baseline(self, model: ModelConfig) -> SchemeConfig:
+        """The unquantized form in the format that it writes of `model`: what its quality is held against."""
+        if self.format_of(model) == "gguf":
+            from quantize.schemes.gguf import GgufConfig, GgufType
+
+            return GgufConfig(type=GgufType.F16, max_divergence=0.05)
+        from quantize.schemes.unquantized import UnquantizedConfig
+
+        return UnquantizedConfig()
+
+    def needs_base(self, model: ModelConfig) -> bool:
+        """Whether `model` holds no unquantized form: a baseline is then made of another model, `base`."""
+        return False
+
+    def check(self, source: Source) -> None:
+        """Refuse what cannot be made of `source`, from headers alone and before any work; raises UsageError."""
 
     def prior(self, source: Source) -> SchemeConfig | None:
         """The scheme whose artefact is read in the source's place and enters the key; None: the source is read."""

@@ -14,19 +14,16 @@ from typing import Any
 
 from bench.base.schema import not_identity, schema
 from quantize.artefact import Artefact
-from quantize.checkpoint import PICKLED
 from quantize.ggml_types import FILE_TYPES
 from quantize.gguf_file import GgufFile, read_gguf
 from quantize.inventory import inventory
+from quantize.links import folder_links, link, links_hold
 from quantize.models import ModelConfig
-from quantize.packed import contents, label_of, read_config
+from quantize.packed import contents, label_of, method_of, read_config
 from quantize.schemes.base import Job, Product, SchemeConfig
 from quantize.source import Source, SourceFormat
 
 MODEL_FILE = "model.gguf"
-#: What a folder's links leave out beside hidden files: code, pickles, other formats, and names of the artefact's own.
-_LEFT_OUT = (".py", ".gguf", ".onnx", ".h5", ".msgpack", *PICKLED)
-_OWN = ("manifest.json", "acceptance.json", "quantize.log")
 #: Added by llama.cpp where the type was guessed from the tensors.
 _GUESSED = 1024
 
@@ -46,16 +43,19 @@ class PrequantizedConfig(SchemeConfig):
     def format(self) -> str:
         return "gguf"
 
+    @property
+    def packing(self) -> str:
+        return ""
+
     def format_of(self, model: ModelConfig) -> str:
         return model.stored_as
 
+    def needs_base(self, model: ModelConfig) -> bool:
+        """A GGUF can be dequantized to F16; a packed folder's unquantized form is another checkpoint."""
+        return model.stored_as == "hf"
+
     def is_intact(self, source: Source, artefact: Artefact) -> bool:
-        links = _links(source)
-        listed = {str(file["path"]) for file in artefact.manifest["files"]}
-        return listed == set(links) and all(
-            (artefact.directory / name).exists() and (artefact.directory / name).resolve() == target.resolve()
-            for name, target in links.items()
-        )
+        return links_hold(artefact, _links(source))
 
     def launch(self, job: Job) -> Product:
         """Look at the source and link to it."""
@@ -63,8 +63,7 @@ class PrequantizedConfig(SchemeConfig):
         describe: Callable[[Source], dict[str, Any]] = _gguf if job.source.format is SourceFormat.gguf else _folder
         described = describe(job.source)
         links = _links(job.source)
-        for name, target in links.items():
-            (job.work / name).symlink_to(target.resolve())
+        link(links, job.work)
         job.log.write_text(f"{described['label']}: linked {len(links)} files\n", encoding="utf-8")
         return Product(
             format=job.source.format.value,
@@ -79,13 +78,7 @@ class PrequantizedConfig(SchemeConfig):
 
 def _links(source: Source) -> dict[str, Path]:
     """Name in the artefact → file of the source."""
-    if source.format is SourceFormat.gguf:
-        return {MODEL_FILE: source.path}
-    return {
-        file.name: file
-        for file in sorted(source.path.iterdir())
-        if file.is_file() and not file.name.startswith(".") and file.suffix not in _LEFT_OUT and file.name not in _OWN
-    }
+    return {MODEL_FILE: source.path} if source.format is SourceFormat.gguf else folder_links(source.path)
 
 
 def _gguf(source: Source) -> dict[str, Any]:
@@ -96,6 +89,7 @@ def _gguf(source: Source) -> dict[str, Any]:
         "parameters": found.parameters,
         "effective_bits_per_weight": found.effective_bits_per_weight,
         "tensor_types": found.as_list(),
+        "packing": "gguf",
         "warnings": [],
     }
 
@@ -116,5 +110,6 @@ def _folder(source: Source) -> dict[str, Any]:
         "parameters": found.parameters,
         "effective_bits_per_weight": found.effective_bits_per_weight,
         "tensor_types": list(found.types),
+        "packing": str(method_of(config)),
         "warnings": [],
     }

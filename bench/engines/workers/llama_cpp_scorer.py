@@ -8,22 +8,27 @@ vocabulary, a few rows at a time, straight from llama.cpp's buffer: nothing larg
 """
 
 import ctypes
+import importlib.util
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Ids = NDArray[np.int32]
+if TYPE_CHECKING:
+    from bench.engines.workers.score_rows import ROWS, Floats, Ids, common_length, log_probabilities, score_rows
+else:
+    spec = importlib.util.spec_from_file_location("score_rows", Path(__file__).with_name("score_rows.py"))
+    shared = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(shared)
+    ROWS, Floats, Ids = shared.ROWS, shared.Floats, shared.Ids
+    common_length, log_probabilities, score_rows = shared.common_length, shared.log_probabilities, shared.score_rows
 
 #: Tokens decoded at once, which bounds the logits in memory; llama.cpp's own default for the physical batch.
 BATCH = 512
-#: Rows of logits turned into float64 at once.
-ROWS = 16
 
 
 class ScorerError(Exception):
@@ -187,42 +192,6 @@ def score_window(models: Sequence[Model], window: Ids, first: int, columns: dict
     return non_finite
 
 
-def log_softmax(logits: Floats) -> Floats:
-    """Log-probabilities of float64 logits, row by row."""
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    normalised: Floats = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return normalised
-
-
-def score_rows(targets: Ids, variant: Floats, baseline: Floats | None = None) -> tuple[dict[str, NDArray[Any]], int]:
-    """Scores of rows of logits (rows, vocabulary), float64: {column: values}, and how many rows are not finite.
-
-    nll = -log p(target); divergence = sum of p_base * (log p_base - log p) over the vocabulary, 0 where rounding
-    makes it negative. Rows that are not finite are NaN (top1_match: False).
-    """
-    finite: NDArray[np.bool_] = np.asarray(np.isfinite(variant).all(axis=1))
-    if baseline is not None:
-        finite = np.asarray(finite & np.isfinite(baseline).all(axis=1))
-    rows, kept = np.flatnonzero(finite), targets[finite]
-    picked = np.arange(len(rows)), kept
-    log_p = log_softmax(variant[rows])
-    scores: dict[str, NDArray[Any]] = {"nll": spread(-log_p[picked], finite)}
-    if baseline is not None:
-        log_base = log_softmax(baseline[rows])
-        divergence = (np.exp(log_base) * (log_base - log_p)).sum(axis=1)
-        scores["base_nll"] = spread(-log_base[picked], finite)
-        scores["divergence"] = spread(np.maximum(divergence, 0.0), finite)
-        scores["top1_match"] = (variant.argmax(axis=1) == baseline.argmax(axis=1)) & finite
-    return scores, int((~finite).sum())
-
-
-def spread(values: Floats, finite: NDArray[np.bool_]) -> Floats:
-    """Values of the finite rows in a row for all, NaN elsewhere."""
-    column = np.full(len(finite), np.nan)
-    column[finite] = values
-    return column
-
-
 def continuations(request: dict[str, Any], progress: Callable[..., None]) -> dict[str, Any]:
     """Log-probabilities of single tokens after every prompt of every group."""
     groups = json.loads(Path(request["prompts"]).read_text(encoding="utf-8"))
@@ -286,13 +255,6 @@ def tokenized_group(vocab: Any, prefix: str, endings: Sequence[str]) -> tuple[li
     return prompts, min(min(common_length(alone, prompt), len(prompt) - 1) for prompt in prompts)
 
 
-def common_length(one: Ids, other: Ids) -> int:
-    """How many first ids are equal."""
-    length = min(len(one), len(other))
-    different = np.flatnonzero(one[:length] != other[:length])
-    return int(different[0]) if len(different) else length
-
-
 def single_tokens(vocab: Any, prompt: str, texts: Sequence[str]) -> tuple[int, ...]:
     """The one token each of `texts` adds to `prompt`; raises ScorerError of kind `not_one_token`."""
     before = prompt_tokens(vocab, prompt)
@@ -331,13 +293,6 @@ def decode_all(model: Model, tokens: Ids, position: int) -> Floats:
         wanted = [start + index == len(tokens) - 1 for index in range(len(batch))]
         logits = model.decode(batch, position + start, wanted)
     return logits.reshape(-1).astype(np.float64)
-
-
-def log_probabilities(logits: Floats, wanted: Sequence[int]) -> Floats:
-    """Log-softmax of `logits` (vocabulary,) at the `wanted` ids; all NaN when any logit is not finite."""
-    if not np.isfinite(logits).all():
-        return np.full(len(wanted), np.nan)
-    return log_softmax(logits[np.newaxis])[0, list(wanted)]
 
 
 def system_info() -> str:

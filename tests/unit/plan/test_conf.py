@@ -35,6 +35,8 @@ def test_every_shipped_yaml_composes(path: Path) -> None:
         compose("load", [f"{group}={name}", *LOAD], LoadRunConfig)
     elif group == "price":
         assert compose("report", [f"price={name}"], ReportConfig).price.source
+    elif name == "own_baseline":
+        assert plan([f"scheme@baseline={name}"]).cells[0].config
     elif group == "task":
         assert plan([f"+task@tasks.extra={name}"]).cells[0].config
     else:

@@ -8,6 +8,7 @@ import pytest
 
 from bench.base.errors import UsageError
 from bench.pipeline.schemas import register_all
+from bench.plan.config import RunConfig
 from bench.plan.plan import Plan, plan
 
 
@@ -134,3 +135,33 @@ def test_a_scenario_that_was_added_can_be_replaced() -> None:
 def test_odd_values_are_named(override: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         plan([override])
+
+
+def only(*overrides: str) -> RunConfig:
+    (spec,) = plan(overrides).cells
+    assert spec.config is not None
+    return spec.config
+
+
+def test_without_a_choice_the_engine_and_the_baseline_are_those_of_the_format() -> None:
+    gguf, hf = only("scheme=gguf_q4_0"), only("scheme=gptq_w4a16", "engine.max_model_len=512")
+    assert (gguf.engine.kind, gguf.baseline.label) == ("llama_cpp", "F16")
+    assert (hf.engine.kind, hf.baseline.label, hf.engine.max_model_len) == ("transformers", "BF16", 512)
+    assert only("scheme=gptq_w4a16", "engine=xllamacpp").engine.kind == "xllamacpp", "a choice stands"
+    assert only("scheme=gguf_f16").scheme == only("scheme=gguf_f16").baseline
+    assert only("scheme=gguf_q4_0", "scheme@baseline=gguf_q8_0").baseline.label == "Q8_0"
+
+
+def test_a_packed_folder_is_its_own_baseline_until_a_base_model_is_named(tmp_path: Path) -> None:
+    packed = ("scheme=prequantized", "model=local", f"model.path={tmp_path}")
+    alone = only(*packed)
+    assert alone.baseline == alone.scheme
+    based = only(*packed, "model@base=hub", "base.repo=org/name")
+    assert based.baseline.label == "BF16"
+    assert based.base is not None
+    assert based.base.kind == "hub"
+
+
+def test_a_stand_in_for_a_baseline_makes_no_variant() -> None:
+    with pytest.raises(UsageError, match="choose a scheme"):
+        plan(["scheme=own_baseline"])

@@ -1,0 +1,281 @@
+"""Worker of a toolchain with transformers: token ids of a text, per-token scores of windows under one or two
+checkpoints, and the log-probabilities of single tokens after prompts.
+
+The protocol is that of the llama.cpp scorer: every window stands alone, the logits at positions first … n-2 are scored
+against the tokens after them, softmax and divergence are computed in float64 over the whole vocabulary. No code of a
+checkpoint runs, weights come from safetensors only, and a checkpoint that did not load whole is not scored.
+"""
+
+import importlib.util
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from bench.engines.workers.score_rows import ROWS, Floats, Ids, common_length, log_probabilities, score_rows
+else:
+    spec = importlib.util.spec_from_file_location("score_rows", Path(__file__).with_name("score_rows.py"))
+    shared = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(shared)
+    ROWS, Floats, Ids = shared.ROWS, shared.Floats, shared.Ids
+    common_length, log_probabilities, score_rows = shared.common_length, shared.log_probabilities, shared.score_rows
+
+#: Keys of a checkpoint and of the model that found no partner.
+UNLOADED = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
+
+
+class ScorerError(Exception):
+    """A failure with a kind of its own for the reply."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+def run(request: dict[str, Any], progress: Callable[..., None]) -> dict[str, Any]:
+    """Answer one request; arrays go to the file it names."""
+    transformers.utils.logging.disable_progress_bar()
+    if request["task"] == "tokenize":
+        return tokenize(request)
+    torch.set_num_threads(request["threads"])
+    with torch.inference_mode():
+        return {"score": score, "continuations": continuations}[request["task"]](request, progress)
+
+
+# Tokens
+
+
+def load_tokenizer(path: str) -> Any:
+    """The checkpoint's own tokenizer; raises ScorerError of kind `load_failed`."""
+    try:
+        return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
+        raise ScorerError("load_failed", f"transformers cannot load its tokenizer: {error}") from error
+
+
+def bos_of(tokenizer: Any) -> int | None:
+    """The BOS that it puts before a text; None when it puts none."""
+    ids = tokenizer("a", add_special_tokens=True)["input_ids"]
+    return int(ids[0]) if ids and ids[0] == tokenizer.bos_token_id else None
+
+
+def tokenize(request: dict[str, Any]) -> dict[str, Any]:
+    """Ids of a text: one final newline dropped, special tokens in it not parsed, BOS first where one is added."""
+    data = Path(request["text"]).read_bytes().removesuffix(b"\n")
+    tokenizer = load_tokenizer(request["model"])
+    plain = tokenizer(data.decode(), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    bos = bos_of(tokenizer)
+    ids = np.array(([] if bos is None else [bos]) + list(plain), dtype=np.int32)
+    known, inverse = np.unique(ids, return_inverse=True)
+    lengths = np.array([piece_bytes(tokenizer, int(token)) for token in known], dtype=np.int32)
+    np.savez(request["arrays"], ids=ids, byte_lengths=lengths[inverse])
+    return {"tokens": len(ids), "vocabulary": len(tokenizer), "bos_id": bos}
+
+
+def piece_bytes(tokenizer: Any, token: int) -> int:
+    """Bytes of text a token stands for; special tokens stand for none.
+
+    Byte-level vocabularies write each byte as one letter; others write a space as U+2581 and a single byte as <0xAB>.
+    """
+    if token in tokenizer.all_special_ids:
+        return 0
+    piece: str = tokenizer.convert_ids_to_tokens(token)
+    if '"ByteLevel"' in decoder_of(tokenizer):
+        return len(piece.encode()) if token in tokenizer.added_tokens_decoder else len(piece)
+    if len(piece) == len("<0x00>") and piece.startswith("<0x"):
+        return 1
+    return len(piece.replace("▁", " ").encode())
+
+
+def decoder_of(tokenizer: Any) -> str:
+    """The decoder's description."""
+    return json.dumps(json.loads(tokenizer.backend_tokenizer.to_str()).get("decoder"))
+
+
+def prompt_tokens(tokenizer: Any, bos: int | None, text: str) -> Ids:
+    """Ids of a prompt as completion endpoints make them: special tokens parsed, a BOS where one is added."""
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return np.array(([] if bos is None else [bos]) + list(ids), dtype=np.int32)
+
+
+# Models
+
+
+class Model:
+    """A loaded checkpoint. `dtype`: `float32`, or `as_stored`."""
+
+    def __init__(self, path: str, dtype: str) -> None:
+        self.path = path
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        wanted: Any = torch.float32 if dtype == "float32" else "auto"
+        name = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
+        try:
+            self.model, info = transformers.AutoModelForCausalLM.from_pretrained(
+                path,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                **{name: wanted},
+            )
+        except Exception as error:  # whatever keeps a checkpoint from loading is the checkpoint's failure
+            raise ScorerError("load_failed", f"transformers cannot load it: {type(error).__name__}: {error}") from error
+        for problem in UNLOADED:
+            if info.get(problem):
+                first = sorted(map(str, info[problem]))[:3]
+                raise ScorerError("load_failed", f"it does not load whole: {problem} {first}")
+        self.model.eval()
+        if not getattr(self.model, "quantization_method", None):
+            self.model.to(self.device)
+        self.vocabulary = int(self.model.config.get_text_config().vocab_size)
+        self.trained = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    def logits(self, ids: Ids, first: int) -> NDArray[np.float32]:
+        """Logits at positions `first` … n-2 of one sequence, shape (n-1-first, vocabulary)."""
+        wanted = len(ids) - first
+        return self._array(self.model(self._tensor(ids), use_cache=False, logits_to_keep=wanted).logits[0, :-1])
+
+    def remember(self, ids: Ids) -> Any:
+        """What the model keeps of a prefix; None for an empty one."""
+        if not len(ids):
+            return None
+        return self.model(self._tensor(ids), use_cache=True, logits_to_keep=1).past_key_values
+
+    def after(self, ids: Ids, past: Any) -> NDArray[np.float32]:
+        """Logits after the last of `ids`, which follow what is remembered in `past`, shape (vocabulary,)."""
+        found = self.model(self._tensor(ids), past_key_values=past, use_cache=past is not None, logits_to_keep=1)
+        last: NDArray[np.float32] = self._array(found.logits[0, -1:])[0]
+        return last
+
+    def _tensor(self, ids: Ids) -> Any:
+        return torch.from_numpy(ids.astype(np.int64))[None].to(self.model.device)
+
+    def _array(self, logits: Any) -> NDArray[np.float32]:
+        # Some models pad their output to a rounder size than their vocabulary.
+        array: NDArray[np.float32] = logits[..., : self.vocabulary].to(torch.float32).cpu().numpy()
+        return array
+
+
+def score(request: dict[str, Any], progress: Callable[..., None]) -> dict[str, Any]:
+    """Score every window under the variant and, when given, against the baseline."""
+    windows = np.load(request["windows"], allow_pickle=False)
+    first, context = request["first"], windows.shape[1]
+    paths = [path for path in (request["variant"], request["baseline"]) if path is not None]
+    models = [Model(path, request["dtype"]) for path in paths]
+    for model in models:
+        check_vocabulary(model, models[0], windows)
+    shape = (windows.shape[0], context - 1 - first)
+    columns: dict[str, NDArray[Any]] = {"nll": np.full(shape, np.nan)}
+    if len(models) > 1:
+        columns |= {"base_nll": np.full(shape, np.nan), "divergence": np.full(shape, np.nan)}
+        columns["top1_match"] = np.zeros(shape, dtype=bool)
+    non_finite = 0
+    for index, window in enumerate(windows):
+        non_finite += score_window(models, window, first, {name: rows[index] for name, rows in columns.items()})
+        progress(index + 1, len(windows), "windows")
+    np.savez(request["arrays"], allow_pickle=False, **columns)
+    return {"non_finite": non_finite, "transformers": transformers.__version__, "device": models[0].device}
+
+
+def check_vocabulary(model: Model, variant: Model, windows: Ids) -> None:
+    """Both models must know every token by the same number."""
+    if model.vocabulary != variant.vocabulary:
+        message = f"vocabularies differ: {variant.vocabulary} tokens in the variant, {model.vocabulary} in the baseline"
+        raise ScorerError("vocabulary_mismatch", message)
+    if windows.min() < 0 or windows.max() >= model.vocabulary:
+        raise ScorerError("vocabulary_mismatch", "the windows hold token ids that the model does not have")
+
+
+def score_window(models: Sequence[Model], window: Ids, first: int, columns: dict[str, NDArray[Any]]) -> int:
+    """Fill one window's row of every column; returns how many positions had logits that are not finite."""
+    logits = [model.logits(window, first) for model in models]
+    targets = window[first + 1 :]
+    non_finite = 0
+    for start in range(0, len(targets), ROWS):
+        block = [rows[start : start + ROWS].astype(np.float64) for rows in logits]
+        scores, broken = score_rows(targets[start : start + ROWS], *block)
+        non_finite += broken
+        for name, values in scores.items():
+            columns[name][start : start + len(values)] = values
+    return non_finite
+
+
+def continuations(request: dict[str, Any], progress: Callable[..., None]) -> dict[str, Any]:
+    """Log-probabilities of single tokens after every prompt of every group."""
+    groups = json.loads(Path(request["prompts"]).read_text(encoding="utf-8"))
+    texts: list[str] = request["continuations"]
+    tokenizer = load_tokenizer(request["model"])
+    bos = bos_of(tokenizer)
+    tokenized = [tokenized_group(tokenizer, bos, group["prefix"], group["endings"]) for group in groups]
+    found = {single_tokens(tokenizer, bos, group["prefix"] + group["endings"][0], texts) for group in groups}
+    if len(found) != 1:
+        raise ScorerError("not_one_token", f"{texts} are not the same tokens after every prompt")
+    (wanted,) = found
+    model = Model(request["model"], request["dtype"])
+    longest = max(len(prompt) for prompts, _ in tokenized for prompt in prompts)
+    if model.trained is not None and longest > model.trained:
+        message = f"a prompt has {longest} tokens, the model was trained for {model.trained}"
+        raise ScorerError("prompt_too_long", message)
+    total = sum(len(prompts) for prompts, _ in tokenized)
+    rows: list[Floats] = []
+    decoded = 0
+    for prompts, shared_length in tokenized:
+        for last_logits, computed in after_prompts(model, prompts, shared_length):
+            rows.append(log_probabilities(last_logits.astype(np.float64), wanted))
+            decoded += computed
+            progress(len(rows), total, "questions")
+    logprobs = np.array(rows).reshape(total, len(wanted))
+    np.savez(request["arrays"], allow_pickle=False, logprobs=logprobs)
+    return {
+        "token_ids": list(wanted),
+        "non_finite": int(np.isnan(logprobs).any(axis=1).sum()),
+        "prompt_tokens": sum(len(prompt) for prompts, _ in tokenized for prompt in prompts),
+        "decoded_tokens": decoded,
+    }
+
+
+def tokenized_group(tokenizer: Any, bos: int | None, prefix: str, endings: Sequence[str]) -> tuple[list[Ids], int]:
+    """The ids of every whole prompt, and how many first ones all share with the prefix; never a prompt's last."""
+    prompts = [prompt_tokens(tokenizer, bos, prefix + ending) for ending in endings]
+    if not prefix:
+        return prompts, 0
+    alone = prompt_tokens(tokenizer, bos, prefix)
+    return prompts, min(min(common_length(alone, prompt), len(prompt) - 1) for prompt in prompts)
+
+
+def single_tokens(tokenizer: Any, bos: int | None, prompt: str, texts: Sequence[str]) -> tuple[int, ...]:
+    """The one token each of `texts` adds to `prompt`; raises ScorerError of kind `not_one_token`."""
+    before = prompt_tokens(tokenizer, bos, prompt)
+    found = []
+    for text in texts:
+        whole = prompt_tokens(tokenizer, bos, prompt + text)
+        if len(whole) != len(before) + 1 or common_length(whole, before) != len(before):
+            raise ScorerError("not_one_token", f"'{text}' is not one token after a prompt in this vocabulary")
+        found.append(int(whole[-1]))
+    if len(set(found)) != len(found):
+        raise ScorerError("not_one_token", f"{list(texts)} are not different tokens in this vocabulary")
+    return tuple(found)
+
+
+def after_prompts(
+    model: Model, prompts: Sequence[Ids], shared_length: int
+) -> Iterator[tuple[NDArray[np.float32], int]]:
+    """For each prompt the logits after its last token, and the tokens computed for it.
+
+    What all share is computed once and kept; a model whose memory cannot be cut computes every prompt whole.
+    """
+    past = model.remember(prompts[0][:shared_length])
+    cuts = past is not None and callable(getattr(past, "crop", None))
+    for index, prompt in enumerate(prompts):
+        if not cuts:
+            yield model.after(prompt, None), len(prompt)
+            continue
+        logits = model.after(prompt[shared_length:], past)
+        past.crop(shared_length)
+        yield logits, len(prompt) - shared_length + (shared_length if index == 0 else 0)
