@@ -97,7 +97,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "qwen3_5_moe": _QWEN,
     "qwen3_moe": _GATE,
     "qwen3_next": _QWEN,
-    "qwen3_vl_moe": _GATE,
+    "qwen3_vl_moe": _moe("mlp.gate", transposed=True),
 }
 #: An architecture that is not listed, but whose config speaks of experts.
 _UNKNOWN_MOE = _moe("gate", "router", "router.layer", "shared_expert_gate")

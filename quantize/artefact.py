@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+#: Where an artefact that was calibrated keeps the sketch of its text; engines have no part in it.
+SKETCH_FILE = "calibration_sketch.npy"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Artefact:
@@ -24,6 +27,11 @@ class Artefact:
     def format(self) -> str:
         """`gguf` or `hf`: what engines are asked whether they serve."""
         return str(self.manifest["format"])
+
+    @property
+    def load_method(self) -> str:
+        """How the engine quantizes it while loading; empty: it loads what is written."""
+        return self.manifest.get("load_method") or ""
 
     @property
     def model_path(self) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ _MAX_HEADER_BYTES = 100 << 20  # what the reference implementation accepts
 _SHARDS = "model*.safetensors"
 _PYTHON = ".py"
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+CONVERT = "convert-safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +69,15 @@ def read_weights(folder: Path) -> Weights:
         if len(tensor.shape) > 1:
             matrices[tensor.type] = matrices.get(tensor.type, 0) + tensor.count
     if not parameters:
-        raise UsageError(f"{folder}: holds no weights named {_SHARDS}; save the model with save_pretrained")
+        pickled = any(file.suffix in PICKLED for file in folder.iterdir())
+        advice = f"convert it: {conversion(folder)}" if pickled else "save the model with save_pretrained"
+        raise UsageError(f"{folder}: holds no weights named {_SHARDS}; {advice}")
     return Weights(matrices=matrices, parameters=parameters)
+
+
+def conversion(folder: Path) -> str:
+    """The command that writes a folder's pickled weights as safetensors, for messages."""
+    return f"quantbench {CONVERT} {shlex.quote(str(folder))}"
 
 
 def _tensors(shard: Path) -> list[StoredTensor]:

@@ -52,13 +52,17 @@ class TensorInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class GgufFile:
-    """A checked header. `metadata` holds scalars and strings; of arrays only the length is kept."""
+    """A checked header. `metadata` holds scalars and strings; of arrays only the length is kept.
+
+    Tensor data begin at byte `data_start`.
+    """
 
     path: Path
     version: int
     metadata: dict[str, Scalar] = field(default_factory=dict)
     array_lengths: dict[str, int] = field(default_factory=dict)
     tensors: tuple[TensorInfo, ...] = ()
+    data_start: int = 0
 
     def text(self, key: str) -> str | None:
         """A string of the metadata, or None when it is absent or no string."""
@@ -188,8 +192,16 @@ def _parse(path: Path, data: mmap.mmap) -> GgufFile:
     alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
     if not isinstance(alignment, int) or alignment < 1:
         raise _MalformedError(f"general.alignment is {alignment!r}")
-    _check_extent(path, tensors, -(-cursor.position // alignment) * alignment, len(data))
-    return GgufFile(path=path, version=version, metadata=metadata, array_lengths=array_lengths, tensors=tensors)
+    data_start = -(-cursor.position // alignment) * alignment
+    _check_extent(path, tensors, data_start, len(data))
+    return GgufFile(
+        path=path,
+        version=version,
+        metadata=metadata,
+        array_lengths=array_lengths,
+        tensors=tensors,
+        data_start=data_start,
+    )
 
 
 def _tensor(cursor: _Cursor) -> TensorInfo:

@@ -20,7 +20,7 @@ from bench.base.files import read_json, write_json
 from bench.base.hashing import key_of
 from bench.base.hub import Wanted, asked, endpoint, not_fetched, quiet_library, silent_bar
 from bench.base.progress import Progress
-from quantize.checkpoint import PICKLED
+from quantize.checkpoint import CONVERT, PICKLED
 from quantize.models import HubConfig, Located
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -59,8 +59,7 @@ def fetch(config: HubConfig, cache: Path, progress: Progress) -> Located:
     if offline:
         raise not_fetched(_wanted(config.repo, config.revision))
     progress.say(f"asking the hub for {config.repo}@{config.revision}")
-    listing = _listing(config.repo, config.revision, endpoint())
-    chosen = Listing(commit=listing.commit, license=listing.license, files=_chosen(config, listing.files))
+    chosen = listed(config)
     _download(config, chosen, progress)
     write_json(
         record,
@@ -74,6 +73,28 @@ def fetch(config: HubConfig, cache: Path, progress: Progress) -> Located:
         },
     )
     return _located(config, chosen)
+
+
+def kept(config: HubConfig, cache: Path) -> Located | None:
+    """What is on this machine of the repository, if it is whole; the hub is not asked whether it changed."""
+    quiet_library()
+    record = _recorded(cache / "sources" / "hub" / f"{key_of([config.repo, config.revision, config.file])}.json")
+    try:
+        found = record or _kept_by_others(config)
+    except UsageError:  # a part of it, such as its configuration alone
+        return None
+    return None if found is None or _missing(config, found) else _located(config, found)
+
+
+def listed(config: HubConfig) -> Listing:
+    """The files that `fetch` would make available, as the hub tells them."""
+    listing = _listing(config.repo, config.revision, endpoint())
+    return Listing(commit=listing.commit, license=listing.license, files=_chosen(config, listing.files))
+
+
+def wanted(config: HubConfig) -> Wanted:
+    """How errors name the repository."""
+    return _wanted(config.repo, config.revision)
 
 
 def _wanted(repo: str, revision: str) -> Wanted:
@@ -125,7 +146,7 @@ def _chosen(config: HubConfig, files: Mapping[str, int | None]) -> dict[str, int
     if pickled and not weights:
         raise UsageError(
             f"{where} has only pickled weights ({pickled[0]}), which run code when they are loaded and are refused; "
-            "choose a repository or revision with safetensors"
+            f"choose a repository or revision with safetensors, or download it and use quantbench {CONVERT} FOLDER"
         )
     lacking = "no config.json" if weights else "no *.safetensors and no GGUF"
     raise UsageError(f"{where} has {lacking}: it is no checkpoint that can be used; check model.repo")

@@ -82,6 +82,8 @@ def linear_layers(folder: Path, ignore: Sequence[str] = ()) -> LayerInventory:
     if architecture.refused:
         raise UsageError(f"{folder.name}: {architecture.refused}")
     tensors = read_tensors(folder)
+    if not tensors:
+        raise UsageError(f"{folder}: holds no weights named model*.safetensors; save the model with save_pretrained")
     layers = [_layer(tensor, architecture) for tensor in tensors if architecture.is_linear(tensor.name, tensor.shape)]
     layers += [_experts(tensor, architecture) for tensor in tensors if architecture.is_fused(tensor.name, tensor.shape)]
     other = sum(tensor.count for tensor in tensors) - sum(layer.parameters for layer in layers)
@@ -91,18 +93,20 @@ def linear_layers(folder: Path, ignore: Sequence[str] = ()) -> LayerInventory:
 def gguf_layers(path: Path, ignore: Sequence[str] = ()) -> LayerInventory:
     """The same of a GGUF, under the names its layers will have in a Hugging Face checkpoint.
 
-    A layer whose Hugging Face name is not known keeps its own, and `ignore` is not held against it.
+    Matrices of a block whose Hugging Face names are not known count as `other`: they, and entries of `ignore` that may
+    mean them, are left to `linear_layers` of the checkpoint that is made.
     """
     header = read_gguf(path)
-    layers, other = [], 0
+    layers, other, unknown = [], 0, False
     for tensor in header.tensors:
         name = _hf_name(tensor.name)
         if name is None or len(tensor.shape) != 2:
             other += tensor.parameters
+            unknown = unknown or (len(tensor.shape) > 1 and tensor.name.startswith("blk."))
             continue
         inputs, outputs = tensor.shape
         layers.append(LinearLayer(name=name, inputs=inputs, outputs=outputs, splits_inputs=_DEFAULT.is_row(name)))
-    return _sorted_out(layers, _DEFAULT, ignore, other, path.name)
+    return _sorted_out(layers, _DEFAULT, ignore, other, path.name, whole=not unknown)
 
 
 _DEFAULT = Architecture()
@@ -173,22 +177,30 @@ def _experts(tensor: StoredTensor, architecture: Architecture) -> LinearLayer:
 
 
 def _sorted_out(
-    layers: Sequence[LinearLayer], architecture: Architecture, ignore: Sequence[str], other: int, where: str
+    layers: Sequence[LinearLayer],
+    architecture: Architecture,
+    ignore: Sequence[str],
+    other: int,
+    where: str,
+    *,
+    whole: bool = True,
 ) -> LayerInventory:
+    """`whole`: `layers` are all there are, so that an entry that fits none of them is a mistake."""
     for entry in ignore:
         _refuse_bad_regex(entry)
     skip = [*architecture.skipped, *ignore]
     skipped = tuple(layer for layer in layers if any(matches(layer.name, entry) for entry in skip))
     passed = {layer.name for layer in skipped}
     quantized = tuple(layer for layer in layers if layer.name not in passed)
-    unused = [entry for entry in ignore if not any(matches(layer.name, entry) for layer in layers)]
-    if unused:
+    asked = [entry for entry in ignore if entry not in architecture.skipped]
+    unused = [entry for entry in asked if not any(matches(layer.name, entry) for layer in layers)]
+    if unused and whole:
         example = layers[0].name if layers else "none"
         raise UsageError(
             f"scheme.ignore: '{unused[0]}' fits no linear layer of {where}; names look like {example}, a regex starts "
             f"with {_REGEX}"
         )
-    if not quantized:
+    if not quantized and whole:
         raise UsageError(f"{where}: has no linear layer to quantize; all of {len(layers)} are skipped")
     return LayerInventory(quantized=quantized, skipped=skipped, ignore=tuple(skip), other=other)
 

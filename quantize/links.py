@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from quantize.artefact import Artefact
+from quantize.artefact import SKETCH_FILE, Artefact
 from quantize.checkpoint import PICKLED
 
 #: What a folder's links leave out beside hidden files: code, pickles, other formats, and names of the artefact's own.
 _LEFT_OUT = (".py", ".gguf", ".onnx", ".h5", ".msgpack", *PICKLED)
-_OWN = ("manifest.json", "acceptance.json", "quantize.log")
+_OWN = ("manifest.json", "acceptance.json", "quantize.log", SKETCH_FILE)
 
 
 def folder_links(folder: Path) -> dict[str, Path]:

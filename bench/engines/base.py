@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 from bench.base.errors import FailureKind, UsageError, nearest
 from bench.base.schema import not_identity
 from bench.base.validity import Reason
+from bench.engines.footprint import Footprint
 
 if TYPE_CHECKING:
     from bench.engines.scoring import Scorer
@@ -69,11 +70,15 @@ class Support:
 
 @dataclass(frozen=True, kw_only=True)
 class ServedModel:
-    """What an engine is asked to serve: a GGUF file or an HF directory, under a name."""
+    """What an engine is asked to serve: a GGUF file or an HF directory, under a name.
+
+    `load_method`: how it shall quantize the model while loading, in common terms; empty: not at all.
+    """
 
     format: str
     path: Path
     name: str
+    load_method: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +126,17 @@ class Engine:
     prompt_counter: ClassVar[str | None] = None
     generation_counter: ClassVar[str | None] = None
     log_patterns: ClassVar[Sequence[LogPattern]] = ()
+    #: Ways to quantize while loading, in common terms → the engine's own word.
+    load_methods: ClassVar[Mapping[str, str]] = {}
+
+    def serves(self, config: EngineConfig, model_format: str, load_method: str = "") -> Support:
+        """Whether this engine serves `model_format`, quantizing it by `load_method` if that is asked."""
+        found = self.support(config, model_format)
+        if found.answer is SupportAnswer.NO or not load_method or load_method in self.load_methods:
+            return found
+        known = ", ".join(self.load_methods) or "nothing"
+        reason = f"{self.kind} does not quantize by {load_method} while loading (but by {known}): choose another engine"
+        return Support(answer=SupportAnswer.NO, reason=reason)
 
     def support(self, config: EngineConfig, model_format: str) -> Support:
         """Whether this engine serves `model_format` with these settings on this machine."""
@@ -129,6 +145,10 @@ class Engine:
     def command(self, config: EngineConfig, model: ServedModel, launch: Launch, toolchain: Toolchain | None) -> Command:
         """The exact command line. `toolchain` is None when it only has to be shown."""
         raise NotImplementedError
+
+    def footprint(self, config: EngineConfig) -> Footprint:
+        """What these settings mean for memory: `max_sequences` of `max_model_len` tokens, on GPUs if there are any."""
+        return Footprint(tokens=config.max_model_len, sequences=config.max_sequences)
 
     def check_log(self, config: EngineConfig, log: str) -> None:
         """Look at what a server that is ready has logged since its start; raises CellFailure on a wrong way of running.

@@ -21,6 +21,7 @@ from bench.engines.base import (
     SupportAnswer,
     engine,
 )
+from bench.engines.footprint import Footprint
 
 if TYPE_CHECKING:
     from bench.engines.scoring import Scorer
@@ -70,6 +71,15 @@ class CacheType(StrEnum):
     def quantized(self) -> bool:
         """Whether it holds less than 16 bits a value."""
         return self not in (CacheType.f32, CacheType.f16, CacheType.bf16)
+
+    @property
+    def value_bytes(self) -> float:
+        """Bytes of a value, with its share of a block's scale."""
+        return _BLOCK_BYTES.get(self.value, 64) / 32
+
+
+#: Bytes of 32 values, scales included (`ggml-common.h`); 64 for the two 16-bit types.
+_BLOCK_BYTES = {"f32": 128, "q8_0": 34, "q5_1": 24, "q5_0": 22, "q4_1": 20, "q4_0": 18, "iq4_nl": 18}
 
 
 @schema("engine", "llama_cpp")
@@ -162,6 +172,20 @@ class LlamaCpp(Engine):
             argv += ["--verbosity", _SAYS_WHERE_LAYERS_ARE]
         return Command(argv=[*argv, *config.extra_args], secret_env={"LLAMA_API_KEY": launch.api_key})
 
+    def footprint(self, config: EngineConfig) -> Footprint:
+        """The context of each sequence is rounded up to 256 tokens."""
+        assert isinstance(config, LlamaCppConfig)
+        return llama_footprint(
+            config,
+            sequences=config.max_sequences,
+            logit_tokens=config.max_sequences,
+            gpu_layers=config.gpu_layers,
+            ubatch_size=config.ubatch_size,
+            extra_bytes=config.cache_ram_mib * _MIB,
+            key_bytes=config.cache_type_k.value_bytes,
+            value_bytes=config.cache_type_v.value_bytes,
+        )
+
     def check_log(self, config: EngineConfig, log: str) -> None:
         """Layers that were to be on the GPU must be there."""
         assert isinstance(config, LlamaCppConfig)
@@ -177,6 +201,46 @@ class LlamaCpp(Engine):
 
         assert isinstance(config, LlamaCppConfig)
         return LlamaCppScorer(toolchain, gpu_layers=config.gpu_layers)
+
+
+_MIB = 1 << 20
+#: llama-server with its libraries, threads and the model's vocabulary; 33 MiB were measured of SmolLM2-135M.
+_PROCESS_BYTES = 48 * _MIB
+#: What a CUDA context and its libraries keep of a GPU. Assumed: no GPU was at hand to measure it.
+_CONTEXT_BYTES = 512 * _MIB
+_CELLS = 256
+#: llama.cpp's default.
+UBATCH_SIZE = 512
+
+
+def llama_footprint(
+    config: EngineConfig,
+    *,
+    sequences: int,
+    logit_tokens: int,
+    gpu_layers: int,
+    ubatch_size: int | None = None,
+    extra_bytes: int = 0,
+    key_bytes: float = 2.0,
+    value_bytes: float = 2.0,
+) -> Footprint:
+    """What engines built on llama.cpp allocate. Negative `gpu_layers` are all.
+
+    Its server has room for the logits of one token a sequence: with SmolLM2-135M, 4 sequences of 2048 tokens and 512
+    tokens at once its log tells 180.00 MiB of KV cache, 15.51 MiB of compute buffer and 0.75 MiB of output.
+    """
+    return Footprint(
+        tokens=config.max_model_len,
+        sequences=sequences,
+        block=_CELLS,
+        key_bytes=key_bytes,
+        value_bytes=value_bytes,
+        batch_tokens=ubatch_size or UBATCH_SIZE,
+        logit_tokens=logit_tokens,
+        gpu_layers=None if gpu_layers < 0 else gpu_layers,
+        gpus=None,
+        process_bytes=_PROCESS_BYTES + extra_bytes + (_CONTEXT_BYTES if gpu_layers else 0),
+    )
 
 
 # From llama.cpp's fourth level on (the default is the third) its log says on which device each buffer lies.

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, ClassVar
 from bench.base.schema import schema
 from bench.base.validity import Reason
 from bench.engines.base import Command, Engine, EngineConfig, Launch, LogPattern, ServedModel, Support, engine
-from bench.engines.llama_cpp import LOG_PATTERNS, gguf_only, require_offload
+from bench.engines.footprint import Footprint
+from bench.engines.llama_cpp import LOG_PATTERNS, UBATCH_SIZE, gguf_only, llama_footprint, require_offload
 
 if TYPE_CHECKING:
     from bench.engines.scoring import Scorer
@@ -71,6 +72,11 @@ class LlamaCppPython(Engine):
             argv=[program, "-I", str(_SERVER), *words, *config.extra_args],
             secret_env={"API_KEY": launch.api_key},
         )
+
+    def footprint(self, config: EngineConfig) -> Footprint:
+        """One sequence: the others wait. The library, unlike the server, has room for the logits of a whole batch."""
+        assert isinstance(config, LlamaCppPythonConfig)
+        return llama_footprint(config, sequences=1, logit_tokens=UBATCH_SIZE, gpu_layers=config.gpu_layers)
 
     def check_log(self, config: EngineConfig, log: str) -> None:
         """Layers that were to be on the GPU must be there."""

@@ -35,6 +35,8 @@ class LogitScorer:
     engine: ClassVar[str]
     format: ClassVar[str]
     worker: ClassVar[Path]
+    #: Ways to quantize while loading that the worker knows.
+    load_methods: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, toolchain: Toolchain, settings: Mapping[str, Any], scored_on: ScoredOn) -> None:
         self._toolchain = toolchain
@@ -85,7 +87,9 @@ class LogitScorer:
         request = {
             "task": "score",
             "variant": str(variant.path),
+            "variant_load_method": variant.load_method,
             "baseline": None if baseline is None else str(baseline.path),
+            "baseline_load_method": "" if baseline is None else baseline.load_method,
             "windows": str(inputs),
             "first": windows.first,
             **self._settings,
@@ -122,6 +126,7 @@ class LogitScorer:
         request = {
             "task": "continuations",
             "model": str(model.path),
+            "load_method": model.load_method,
             "prompts": str(prompts),
             "continuations": list(continuations),
             **self._settings,
@@ -142,6 +147,11 @@ class LogitScorer:
         if model.format != self.format:
             raise UsageError(
                 f"{model.label}: {self.engine} scores {self.format} models, not {model.format}; choose another engine"
+            )
+        if model.load_method and model.load_method not in self.load_methods:
+            raise UsageError(
+                f"{model.label}: the scorer of {self.engine} does not quantize by {model.load_method} while loading; "
+                "choose another engine"
             )
 
     def _run(self, request: dict[str, Any], work_dir: Path, progress: Progress) -> dict[str, Any]:

@@ -36,12 +36,16 @@ class ScoredBy:
 
 @dataclass(frozen=True, kw_only=True)
 class ScorableModel:
-    """A model that can be loaded: a GGUF file or a Hugging Face folder. `key` names its artefact."""
+    """A model that can be loaded: a GGUF file or a Hugging Face folder. `key` names its artefact.
+
+    `load_method`: how it is quantized while it is loaded; empty: not at all.
+    """
 
     format: str
     path: Path
     key: str
     label: str
+    load_method: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -22,12 +22,18 @@ from bench.engines.base import (
     SupportAnswer,
     engine,
 )
+from bench.engines.footprint import Footprint
 
 if TYPE_CHECKING:
     from bench.engines.scoring import Scorer
     from bench.toolchains.toolchain import Toolchain
 
+#: What has a meaning in a model's id: folders, a revision, a file.
+_NOT_IN_IDS = re.compile(r"[/@:]")
 _SERVER = Path(__file__).with_name("workers") / "transformers_server.py"
+#: Python with torch, transformers and the server, or a GPU's context: of SmolLM2-135M in BF16 (257 MiB) 744 MiB were
+#: resident on a CPU, with a cache that one request had hardly filled.
+_PROCESS_BYTES = 500 << 20
 
 
 @schema("engine", "transformers")
@@ -60,6 +66,7 @@ class Transformers(Engine):
     """`transformers serve` with one model. It has no metrics."""
 
     config_class = TransformersConfig
+    load_methods: ClassVar[Mapping[str, str]] = {"bitsandbytes_nf4": "bnb-4bit", "bitsandbytes_int8": "bnb-8bit"}
     log_patterns: ClassVar[Sequence[LogPattern]] = (
         LogPattern(
             pattern=re.compile(r"out of memory|can't allocate memory|MemoryError", re.IGNORECASE),
@@ -97,6 +104,8 @@ class Transformers(Engine):
             "dtype": config.dtype,
             "continuous_batching": config.continuous_batching,
         }
+        if model.load_method:
+            options["quantization"] = self.load_methods[model.load_method]
         if config.continuous_batching:
             tokens = config.max_model_len * config.max_sequences
             options |= {
@@ -106,7 +115,8 @@ class Transformers(Engine):
             }
         settings = {
             "model": str(model.path),
-            "alias": model.name.replace("/", "-"),
+            "name": model.name,
+            "alias": _NOT_IN_IDS.sub("-", model.name),
             "threads": config.threads,
             "options": options,
         }
@@ -116,6 +126,25 @@ class Transformers(Engine):
             argv=[program, "-I", str(_SERVER), json.dumps(settings)],
             env=threads,
             secret_env={"TRANSFORMERS_API_KEY": launch.api_key},
+        )
+
+    def footprint(self, config: EngineConfig) -> Footprint:
+        """Weights of compressed-tensors are unpacked at the first token, and latent attention is kept unfolded."""
+        assert isinstance(config, TransformersConfig)
+        width = 4.0 if config.dtype == "float32" else 2.0
+        return Footprint(
+            tokens=config.max_model_len,
+            sequences=config.max_sequences if config.continuous_batching else 1,
+            block=config.block_size,
+            key_bytes=width,
+            value_bytes=width,
+            latent_cache=False,
+            batch_tokens=config.max_batch_tokens,
+            logit_tokens=config.max_batch_tokens,
+            gpu_layers=0 if config.device == "cpu" else None,
+            process_bytes=_PROCESS_BYTES,
+            unpacks=frozenset({"compressed-tensors"}),
+            native=False,
         )
 
     def scoring_toolchain(self, config: EngineConfig) -> str:

@@ -31,6 +31,7 @@ class TransformersScorer(LogitScorer):
     engine: ClassVar[str] = "transformers"
     format: ClassVar[str] = "hf"
     worker: ClassVar[Path] = Path(__file__).parent / "workers" / "transformers_scorer.py"
+    load_methods: ClassVar[frozenset[str]] = frozenset({"bitsandbytes_nf4", "bitsandbytes_int8"})
 
     def __init__(
         self,

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, ClassVar
 from bench.base.errors import UsageError
 from bench.base.schema import schema
 from bench.engines.base import Command, Engine, EngineConfig, Launch, LogPattern, ServedModel, Support, engine
-from bench.engines.llama_cpp import LOG_PATTERNS, gguf_only, require_offload
+from bench.engines.footprint import Footprint
+from bench.engines.llama_cpp import LOG_PATTERNS, gguf_only, llama_footprint, require_offload
 
 if TYPE_CHECKING:
     from bench.toolchains.toolchain import Toolchain
@@ -64,6 +65,17 @@ class Xllamacpp(Engine):
         return Command(
             argv=[program, "-I", str(_SERVER), json.dumps(settings)],
             secret_env={"XLLAMACPP_API_KEY": launch.api_key},
+        )
+
+    def footprint(self, config: EngineConfig) -> Footprint:
+        """As llama-server's."""
+        assert isinstance(config, XllamacppConfig)
+        return llama_footprint(
+            config,
+            sequences=config.max_sequences,
+            logit_tokens=config.max_sequences,
+            gpu_layers=config.gpu_layers,
+            extra_bytes=config.cache_ram_mib << 20,
         )
 
     def check_log(self, config: EngineConfig, log: str) -> None:

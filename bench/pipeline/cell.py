@@ -73,7 +73,7 @@ class Cell:
     def quantize(self) -> Artefact:
         """Make or reuse the variant; from here on the cell has a key and a folder."""
         config = self.config
-        support = self.engine.support(config.engine, config.scheme.format_of(config.model))
+        support = self.engine.serves(config.engine, config.scheme.format_of(config.model), config.scheme.load_method)
         if support.answer is SupportAnswer.NO:
             raise Unsupported(support.reason)
         artefact = quantize(
@@ -106,7 +106,7 @@ class Cell:
         assert self.store is not None
         config, log = self.config.engine, self.store.new_log("engine")
         progress = self.progress.within(stage="serve")
-        model = ServedModel(format=variant.manifest["format"], path=variant.model_path, name=served_name(variant))
+        model = served_model(variant)
         with LazyEndpoint(
             lambda: launched(
                 self.engine,
@@ -280,9 +280,14 @@ def resumed(children: Mapping[str, Any] | None, *, wanted: Mapping[str, Any]) ->
     return {name: entry for name, entry in entries.items() if name in wanted or entry["status"] == Status.COMPLETE}
 
 
-def served_name(variant: Artefact) -> str:
-    """The model name the server answers to: the base model's and the scheme's."""
-    return f"{variant.manifest['model']['name']}-{variant.manifest['label']}"
+def served_model(variant: Artefact) -> ServedModel:
+    """The variant as engines take it, under the base model's name and the scheme's."""
+    return ServedModel(
+        format=variant.format,
+        path=variant.model_path,
+        name=f"{variant.manifest['model']['name']}-{variant.manifest['label']}",
+        load_method=variant.load_method,
+    )
 
 
 def typed(error: Exception) -> CellFailure | UsageError | ToolchainError:

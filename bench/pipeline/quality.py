@@ -24,6 +24,7 @@ from bench.store.run import ChildSlot, Status
 from bench.toolchains.worker import WorkerError
 from quantize.artefact import Artefact
 from quantize.run import quantize
+from quantize.sketch import calibration_text
 
 
 class Judge:
@@ -106,6 +107,7 @@ class Judge:
                 progress=self._progress.within(stage=f"evaluate {name}"),
                 reasons=self._engine.scoring_reasons(self._config.engine),
                 cache=self._context.cache,
+                calibration=calibration_text(self._variant),
             )
         )
         manifest = {
@@ -129,4 +131,10 @@ class Judge:
 
 def scorable(artefact: Artefact) -> ScorableModel:
     """An artefact as the scorer takes it."""
-    return ScorableModel(format=artefact.format, path=artefact.model_path, key=artefact.key, label=artefact.label)
+    return ScorableModel(
+        format=artefact.format,
+        path=artefact.model_path,
+        key=artefact.key,
+        label=artefact.label,
+        load_method=artefact.load_method,
+    )

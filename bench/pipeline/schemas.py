@@ -8,6 +8,7 @@ _MODULES = (
     "bench.analysis.config",
     "bench.load.config",
     "bench.plan.config",
+    "bench.plan.fit",
     "bench.quality.config",
     "bench.toolchains.config",
     "quantize.models",

@@ -15,7 +15,7 @@ from bench.base.paths import cache_dir
 from bench.base.progress import Progress
 from bench.engines.base import Launch, ServedModel, SupportAnswer, engine_of
 from bench.engines.launch import HOST, Endpoint, launched, wait_forever
-from bench.pipeline.cell import served_name
+from bench.pipeline.cell import served_model
 from bench.pipeline.context import Toolchains
 from bench.plan.config import RunConfig
 from quantize.run import quantize
@@ -44,7 +44,7 @@ def serving(config: RunConfig, *, port: int | None, api_key: str, progress: Prog
         refuse_taken(port)
     toolchains = Toolchains()
     artefact = quantize(config.model, config.scheme, cache=cache_dir(), progress=progress, toolchains=toolchains)
-    model = ServedModel(format=artefact.format, path=artefact.model_path, name=served_name(artefact))
+    model = served_model(artefact)
     toolchain = toolchains.ensure(config.engine.toolchain, progress)
     with tempfile.TemporaryDirectory(prefix="quantbench-serve-") as folder:
         key_file = Path(folder) / "api-key"
@@ -67,7 +67,10 @@ def print_command(config: RunConfig, *, port: int | None) -> tuple[str, list[str
     """The command line, quoted for a shell, and the names of the variables that carry secrets; nothing is made."""
     refuse_unsupported(config)
     name = f"{config.model.name or config.model.kind}-{config.scheme.label}"
-    model = ServedModel(format=config.scheme.format_of(config.model), path=Path("MODEL"), name=name)
+    scheme = config.scheme
+    model = ServedModel(
+        format=scheme.format_of(config.model), path=Path("MODEL"), name=name, load_method=scheme.load_method
+    )
     launch = Launch(host=HOST, port=port or 8080, api_key="")
     command = engine_of(config.engine).command(config.engine, model, launch, None)
     secrets = sorted(command.secret_env)
@@ -90,6 +93,7 @@ def refuse_taken(port: int) -> None:
 
 def refuse_unsupported(config: RunConfig) -> None:
     """Raise UsageError with the engine's own reason when it cannot serve what the scheme makes."""
-    support = engine_of(config.engine).support(config.engine, config.scheme.format_of(config.model))
+    engine, scheme = engine_of(config.engine), config.scheme
+    support = engine.serves(config.engine, scheme.format_of(config.model), scheme.load_method)
     if support.answer is SupportAnswer.NO:
         raise UsageError(support.reason)

@@ -46,7 +46,8 @@ class Product:
     variant where that is known only now. `calibration`: the text that guided it, as it is recorded.
     `packing`: as the scheme's, where that is known only now. `quantized_layers`: how many linear layers were
     quantized, `skipped_layers` the names of those that were not; `group_size`: weights that share a scale, None
-    without groups. `peak_gpu_bytes`: over all GPUs, None where none was used.
+    without groups. `peak_gpu_bytes`: over all GPUs, None where none was used. `loaded_bytes`: what the weights take in
+    an engine that quantizes them itself, None where that is what the files hold.
     `files` are relative to the work folder, the model first. `command` is recorded as it stands, so it names no path
     of this machine.
     """
@@ -69,6 +70,7 @@ class Product:
     skipped_layers: Sequence[str] = ()
     group_size: int | None = None
     peak_gpu_bytes: int | None = None
+    loaded_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +111,11 @@ class SchemeConfig:
         Empty: as the checkpoint says, see the artefact's manifest.
         """
         return "gguf" if self.format == "gguf" else "none"
+
+    @property
+    def load_method(self) -> str:
+        """How the engine shall quantize while it loads; empty: it loads what is written."""
+        return ""
 
     @property
     def scoring_toolchain(self) -> str:

@@ -62,4 +62,7 @@ class BitsandbytesConfig(HfSchemeConfig):
                 "bnb_4bit_use_double_quant": self.double_quant,
                 "bnb_4bit_compute_dtype": "bfloat16",
             }
-        return {**arguments, "llm_int8_skip_modules": [layer.name for layer in layers.skipped] or ["lm_head"]}
+        # transformers keeps an output head that shares its weights with the embedding, of which no header tells, only
+        # where it is named here or where nothing is.
+        kept = dict.fromkeys(["lm_head", *(layer.name for layer in layers.skipped)])
+        return {**arguments, "llm_int8_skip_modules": list(kept)}

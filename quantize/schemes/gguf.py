@@ -9,10 +9,11 @@ import shutil
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from bench.base.errors import CellFailure, FailureKind
 from bench.base.schema import identity_when_changed, not_identity, schema
-from quantize.artefact import Artefact
+from quantize.artefact import SKETCH_FILE, Artefact
 from quantize.calibration import CalibrationConfig
 from quantize.gguf_file import GgufFile, read_gguf
 from quantize.inventory import fallback_warning, ggml_type, inventory
@@ -168,10 +169,10 @@ class GgufConfig(SchemeConfig):
         warnings = [*(made_from.manifest["warnings"] if made_from else []), *self._warnings(job, written)]
         if matrix is not None:
             (job.work / _MATRIX_LINK).unlink()
-            calibration = {**matrix.manifest["calibration"], "matrix": matrix.key}
+            calibration = {**matrix.manifest["calibration"], "matrix": matrix.key, "sketch": self._sketch(job.work)}
         return Product(
             format=self.format,
-            files=[MODEL_FILE],
+            files=[MODEL_FILE] if matrix is None else [MODEL_FILE, SKETCH_FILE],
             command=["llama-quantize", *options, shown, *rest],
             parameters=found.parameters,
             effective_bits_per_weight=found.effective_bits_per_weight,
@@ -190,6 +191,12 @@ class GgufConfig(SchemeConfig):
                 toolchain=self.toolchain, calibration=self.calibration, plain=self._plain, threads=self.threads
             )
         )
+
+    def _sketch(self, work: Path) -> dict[str, Any]:
+        """The sketch of the whole text, also where only its first chunks were used."""
+        from quantize.sketch import write_sketch
+
+        return write_sketch(work, [self.calibration.file().read_text(encoding="utf-8")])
 
     def _warnings(self, job: Job, written: GgufFile) -> list[str]:
         """Tensors that fell back, and those the calibration text never reached."""

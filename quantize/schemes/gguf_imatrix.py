@@ -111,7 +111,16 @@ class ImatrixConfig(SchemeConfig):
                 f"chunks of {size} tokens; give a longer text, or 0 for all of it"
             )
         name = self.calibration.name
-        return {"name": name, "digest": digest, "context": size, "chunks": chunks, "tokens": chunks * size}
+        return {
+            "name": name,
+            "digest": digest,
+            "context": size,
+            "chunks": chunks,
+            "tokens": chunks * size,
+            # The text as it stands, from its beginning: nothing is drawn.
+            "chat_template": False,
+            "seed": None,
+        }
 
     def _explained(self, failure: CellFailure) -> UsageError | CellFailure:
         match = _TOO_SHORT.search(failure.log_tail)

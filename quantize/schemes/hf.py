@@ -19,6 +19,7 @@ from bench.base.errors import CellFailure, FailureKind, UsageError
 from bench.base.files import tail
 from bench.base.schema import not_identity
 from bench.toolchains.worker import WorkerError, run_worker
+from quantize.artefact import SKETCH_FILE
 from quantize.checkpoint import safe_view
 from quantize.layers import LayerInventory, choose_group_size, gguf_layers, linear_layers, read_model_config
 from quantize.packed import Contents, contents, method_of, read_config
@@ -36,6 +37,8 @@ _TOKENIZER = re.compile(
 WORKERS = Path(__file__).parents[1] / "workers"
 #: What workers load to turn a calibration file into token ids.
 _LOADER = WORKERS / "calibration_tokens.py"
+#: The calibration samples as they are given to the worker, and the text of what it used of them.
+_SAMPLES, _USED = "calibration.jsonl", "calibration-used.jsonl"
 #: Bytes of a weight that is not quantized.
 _PLAIN_BYTES = 2
 _FAILURES = {
@@ -141,7 +144,9 @@ class HfSchemeConfig(SchemeConfig):
         return None if self.sample_set is None else self.sample_set.digest()
 
     def check(self, source: Source) -> None:
-        """From headers: not quantized already, layers that can be quantized, groups that fit."""
+        """The calibration set; from headers: not quantized already, layers that can be quantized, groups that fit."""
+        if self.sample_set is not None:
+            self.sample_set.check()
         if source.format is SourceFormat.gguf:
             self.settle(gguf_layers(source.path, self.ignore))
         else:
@@ -184,6 +189,9 @@ class HfSchemeConfig(SchemeConfig):
         }
         result = self._run(job, scratch, request)
         files = _keep(scratch / "out", view, job.work)
+        if record is not None:
+            record["sketch"] = _write_sketch(scratch, job.work)
+            files.append(SKETCH_FILE)
         shutil.rmtree(scratch)
         found = self._read_back(job)
         usage = result["usage"]
@@ -218,11 +226,12 @@ class HfSchemeConfig(SchemeConfig):
         samples = self.sample_set
         if samples is None:
             return None, None
-        file = scratch / "calibration.jsonl"
+        file = scratch / _SAMPLES
         record = samples.write(file, progress=job.progress, toolchain=job.environment, log=job.log)
         told = {
             "file": str(file),
             "loader": str(_LOADER),
+            "used": str(scratch / _USED),
             "samples": samples.samples,
             "length": samples.length,
             "chat_template": samples.chat_template,
@@ -280,6 +289,11 @@ class GroupedConfig(HfSchemeConfig):
         if self.tensor_parallel < 1:
             raise ValueError(f"scheme.tensor_parallel={self.tensor_parallel} must be 1 or more")
 
+    @property
+    def label(self) -> str:
+        """Tells the group size where it is asked for; one that only the layers decide is told when it is known."""
+        return self._label(self.group_size)
+
     def settle(self, layers: LayerInventory) -> dict[str, Any]:
         if self.group_size == -1:
             return {"group_size": -1}
@@ -335,6 +349,24 @@ def _keep(out: Path, view: Path, work: Path) -> list[str]:
     return sorted(names, key=lambda name: (not name.endswith(".safetensors"), name))
 
 
+def _write_sketch(scratch: Path, work: Path) -> dict[str, Any]:
+    """The sketch of the text that was used; of all that was given to a worker that does not tell what it used."""
+    from quantize.sketch import write_sketch
+
+    used = scratch / _USED
+    lines = (used if used.is_file() else scratch / _SAMPLES).read_text(encoding="utf-8").split("\n")
+    rows = [json.loads(line) for line in lines if line]
+    return write_sketch(work, [text for row in rows for text in texts_of(row)])
+
+
+def texts_of(row: Mapping[str, Any]) -> list[str]:
+    """The texts of a calibration sample: its own, or those of its messages."""
+    if isinstance(row.get("text"), str):
+        return [row["text"]]
+    said = [message.get("content") for message in row.get("messages", ()) if isinstance(message, dict)]
+    return [content for content in said if isinstance(content, str)]
+
+
 def _refuse_full_disk(work: Path, layers: LayerInventory, bits: float, label: str) -> None:
     """Refuse before the work begins when the tensors alone would not fit."""
     needed = int(layers.parameters * bits / 8) + layers.rest * _PLAIN_BYTES
@@ -346,7 +378,7 @@ def _refuse_full_disk(work: Path, layers: LayerInventory, bits: float, label: st
         )
 
 
-_UNTOLD = frozenset({"kind", "toolchain", "max_divergence", "threads", "group_size", "devices"})
+_UNTOLD = frozenset({"kind", "toolchain", "max_divergence", "threads", "group_size", "devices", "activations_on"})
 
 
 def _changed(config: Any, titled: frozenset[str] = frozenset()) -> list[str]:

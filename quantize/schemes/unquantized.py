@@ -18,7 +18,7 @@ from quantize.checkpoint import StoredTensor, read_tensors, read_weights, safe_v
 from quantize.gguf_file import read_gguf
 from quantize.links import folder_links, link, links_hold
 from quantize.schemes.base import Job, Product, SchemeConfig
-from quantize.schemes.hf import WORKERS, as_failure, refuse_quantized
+from quantize.schemes.hf import WORKERS, as_failure, refuse_quantized, without
 from quantize.source import Source, SourceFormat
 
 _WORKER = WORKERS / "hf_checkpoint.py"
@@ -126,13 +126,13 @@ class UnquantizedConfig(SchemeConfig):
             )
         except WorkerError as error:
             if error.kind in ("unsupported", "out_of_range"):
-                said = str(error).split(": ", 1)[-1]
+                said = without(str(error), job.work).split(": ", 2)[-1].splitlines()[0][:500]
                 message = f"{job.source.name}: {said}; choose another dtype or use a checkpoint in safetensors"
                 raise CellFailure(FailureKind.QUANTIZER, message, log_tail=error.log_tail) from error
             raise as_failure(error, "transformers", job.work) from error
 
     def _product(self, job: Job, files: list[str], **more: Any) -> Product:
-        tensors = read_tensors(job.work, "*.safetensors")
+        tensors = read_tensors(job.work)
         parameters = sum(tensor.count for tensor in tensors)
         size = sum(tensor.size_bytes for tensor in tensors)
         return Product(

@@ -1,7 +1,7 @@
 """From a calibration file to token ids: what every calibrating worker does alike. Workers load it by path.
 
 The file is JSON lines of {"text": …} or {"messages": […]}. One line of text is one long text, cut into windows; several
-lines are samples of their own.
+lines are samples of their own. What was used of them is written down as text too, where that is asked for.
 """
 
 import itertools
@@ -12,12 +12,30 @@ from typing import Any
 
 
 def token_windows(tokenizer: Any, asked: dict[str, Any]) -> tuple[list[list[int]], dict[str, Any]]:
-    """Token ids of every sample, and what was used: {tokens, windows, overlapping, truncated, short}.
+    """Token ids of every sample, and what was used: {tokens, windows, overlapping, truncated}.
 
-    `asked` holds `file`, `samples`, `length` (tokens) and `chat_template`. Raises ValueError when nothing is left.
+    `asked` holds `file`, `samples`, `length` (tokens), `chat_template`, and in `used` the file into which the text of
+    every sample goes, if any. Raises ValueError when nothing is left.
     """
-    lines = [json.loads(line) for line in Path(asked["file"]).read_text(encoding="utf-8").splitlines() if line]
-    if len(lines) == 1 and "text" in lines[0]:
+    windows, used = chosen_windows(tokenizer, asked)
+    if asked.get("used"):
+        write_texts(Path(asked["used"]), tokenizer, windows)
+    return windows, used
+
+
+def write_texts(file: Path, tokenizer: Any, windows: list[list[int]]) -> None:
+    """JSON lines of {"text": …}: each sample as far as it was used, without special tokens."""
+    with file.open("w", encoding="utf-8") as stream:
+        for ids in windows:
+            text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            print(json.dumps({"text": text}), file=stream)
+
+
+def chosen_windows(tokenizer: Any, asked: dict[str, Any]) -> tuple[list[list[int]], dict[str, Any]]:
+    """The same, without writing anything."""
+    # Not splitlines, which also cuts at U+2028 and the like in a string.
+    lines = [json.loads(line) for line in Path(asked["file"]).read_text(encoding="utf-8").split("\n") if line]
+    if len(lines) == 1 and "text" in lines[0] and not asked["chat_template"]:
         return cut(encode(tokenizer, lines[0], chat_template=False), asked["samples"], asked["length"])
     encoded = [encode(tokenizer, line, chat_template=asked["chat_template"]) for line in lines[: asked["samples"]]]
     windows = [ids[: asked["length"]] for ids in encoded if len(ids) > 1]

@@ -64,7 +64,8 @@ def from_gguf(source: Path, out: Path, dtype: str, progress: Progress) -> dict[s
     metadata = Metadata(source)
     refuse_what_is_not_read(metadata)
     tokenizer, warnings = tokenizer_of(metadata)
-    model = load_gguf(source, DTYPES[dtype], progress)
+    # What is beyond the range of 16 bits would be infinite once it is loaded so: `cast` looks at it before.
+    model = load_gguf(source, torch.float32 if dtype == "fp16" else DTYPES[dtype], progress)
     config = plain_config(model.config)
     state = {name: cast(name, tensor, DTYPES[dtype]) for name, tensor in model.state_dict().items()}
     with torch.device("meta"):
@@ -223,8 +224,9 @@ def byte_level(metadata: Metadata, name: str, tokens: list[str], special: dict[s
     begins = metadata.get("tokenizer.ggml.add_bos_token", name in WHOLE_TOKENS) and "bos_token" in special
     ends = metadata.get("tokenizer.ggml.add_eos_token", False) and "eos_token" in special
     if begins or ends:
-        words = [special["bos_token"]] * bool(begins) + ["$A"] + [special["eos_token"]] * bool(ends)
-        placed = [(word, vocabulary[word]) for word in words if word != "$A"]
+        before, after = [special["bos_token"]] if begins else [], [special["eos_token"]] if ends else []
+        words = [*before, "$A", *after]
+        placed = [(word, vocabulary[word]) for word in (*before, *after)]
         built.post_processor = processors.TemplateProcessing(single=words, special_tokens=placed)
     return built
 

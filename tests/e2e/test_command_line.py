@@ -12,7 +12,10 @@ import pytest
 from bench.cli.main import build_parser
 from tests.support import CHECKOUT, quantbench
 
-COMMANDS = ("run", "quantize", "serve", "load", "evaluate", "report", "status", "toolchain", "doctor", "version")
+COMMANDS = (
+    *("run", "quantize", "fit", "serve", "load", "evaluate", "report", "status", "toolchain", "convert-safetensors"),
+    *("doctor", "version"),
+)
 QUICKSTART = [f"{variant} · llama_cpp" for variant in ("F16", "Q8_0", "Q4_K_M", "Q4_0")]
 HEAVY = {"hydra", "omegaconf", "numpy", "pandas", "pyarrow", "matplotlib", "httpx", "jinja2", "psutil"}
 

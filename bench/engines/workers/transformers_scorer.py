@@ -26,6 +26,13 @@ else:
     ROWS, Floats, Ids = shared.ROWS, shared.Floats, shared.Ids
     common_length, log_probabilities, score_rows = shared.common_length, shared.log_probabilities, shared.score_rows
 
+#: Methods whose kernel GPTQModel would choose, and compile for minutes → its plain one, in torch.
+KERNELS = {"gptq": "gptq_torch", "awq": "torch_awq"}
+#: Ways to quantize while loading → what the library's own server gives bitsandbytes for them.
+LOAD_METHODS: dict[str, dict[str, Any]] = {
+    "bitsandbytes_nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+    "bitsandbytes_int8": {"load_in_8bit": True},
+}
 #: Keys of a checkpoint and of the model that found no partner.
 UNLOADED = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
 
@@ -73,12 +80,13 @@ def tokenize(request: dict[str, Any]) -> dict[str, Any]:
     bos = bos_of(tokenizer)
     ids = np.array(([] if bos is None else [bos]) + list(plain), dtype=np.int32)
     known, inverse = np.unique(ids, return_inverse=True)
-    lengths = np.array([piece_bytes(tokenizer, int(token)) for token in known], dtype=np.int32)
+    byte_level = '"ByteLevel"' in decoder_of(tokenizer)
+    lengths = np.array([piece_bytes(tokenizer, int(token), byte_level) for token in known], dtype=np.int32)
     np.savez(request["arrays"], ids=ids, byte_lengths=lengths[inverse])
     return {"tokens": len(ids), "vocabulary": len(tokenizer), "bos_id": bos}
 
 
-def piece_bytes(tokenizer: Any, token: int) -> int:
+def piece_bytes(tokenizer: Any, token: int, byte_level: bool) -> int:
     """Bytes of text a token stands for; special tokens stand for none.
 
     Byte-level vocabularies write each byte as one letter; others write a space as U+2581 and a single byte as <0xAB>.
@@ -86,7 +94,7 @@ def piece_bytes(tokenizer: Any, token: int) -> int:
     if token in tokenizer.all_special_ids:
         return 0
     piece: str = tokenizer.convert_ids_to_tokens(token)
-    if '"ByteLevel"' in decoder_of(tokenizer):
+    if byte_level:
         return len(piece.encode()) if token in tokenizer.added_tokens_decoder else len(piece)
     if len(piece) == len("<0x00>") and piece.startswith("<0x"):
         return 1
@@ -94,7 +102,7 @@ def piece_bytes(tokenizer: Any, token: int) -> int:
 
 
 def decoder_of(tokenizer: Any) -> str:
-    """The decoder's description."""
+    """The decoder's description; to get it, the whole vocabulary is written out."""
     return json.dumps(json.loads(tokenizer.backend_tokenizer.to_str()).get("decoder"))
 
 
@@ -108,9 +116,9 @@ def prompt_tokens(tokenizer: Any, bos: int | None, text: str) -> Ids:
 
 
 class Model:
-    """A loaded checkpoint. `dtype`: `float32`, or `as_stored`."""
+    """A loaded checkpoint. `dtype`: `float32`, or `as_stored`; `load_method`: how it is quantized now, or empty."""
 
-    def __init__(self, path: str, dtype: str) -> None:
+    def __init__(self, path: str, dtype: str, load_method: str) -> None:
         self.path = path
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         wanted: Any = torch.float32 if dtype == "float32" else "auto"
@@ -123,6 +131,7 @@ class Model:
                 use_safetensors=True,
                 output_loading_info=True,
                 **{name: wanted},
+                **(quantized_now(load_method) if load_method else plain_kernel(path)),
             )
         except Exception as error:  # whatever keeps a checkpoint from loading is the checkpoint's failure
             raise ScorerError("load_failed", f"transformers cannot load it: {type(error).__name__}: {error}") from error
@@ -141,17 +150,12 @@ class Model:
         wanted = len(ids) - first
         return self._array(self.model(self._tensor(ids), use_cache=False, logits_to_keep=wanted).logits[0, :-1])
 
-    def remember(self, ids: Ids) -> Any:
-        """What the model keeps of a prefix; None for an empty one."""
-        if not len(ids):
-            return None
-        return self.model(self._tensor(ids), use_cache=True, logits_to_keep=1).past_key_values
-
-    def after(self, ids: Ids, past: Any) -> NDArray[np.float32]:
-        """Logits after the last of `ids`, which follow what is remembered in `past`, shape (vocabulary,)."""
-        found = self.model(self._tensor(ids), past_key_values=past, use_cache=past is not None, logits_to_keep=1)
+    def after(self, ids: Ids, past: Any, *, remember: bool) -> tuple[NDArray[np.float32], Any]:
+        """Logits after the last of `ids`, shape (vocabulary,), which follow what is remembered in `past`; and, with
+        `remember`, what is remembered then."""
+        found = self.model(self._tensor(ids), past_key_values=past, use_cache=remember, logits_to_keep=1)
         last: NDArray[np.float32] = self._array(found.logits[0, -1:])[0]
-        return last
+        return last, getattr(found, "past_key_values", None) if remember else None
 
     def _tensor(self, ids: Ids) -> Any:
         return torch.from_numpy(ids.astype(np.int64))[None].to(self.model.device)
@@ -162,12 +166,28 @@ class Model:
         return array
 
 
+def quantized_now(load_method: str) -> dict[str, Any]:
+    """Arguments for quantizing while loading."""
+    return {"quantization_config": transformers.BitsAndBytesConfig(**LOAD_METHODS[load_method])}
+
+
+def plain_kernel(path: str) -> dict[str, Any]:
+    """Arguments for loading a checkpoint in GPTQ's or AWQ's own format: of its settings only the kernel is replaced."""
+    packed = json.loads((Path(path) / "config.json").read_text(encoding="utf-8")).get("quantization_config") or {}
+    kernel = KERNELS.get(str(packed.get("quant_method")))
+    if kernel is None:
+        return {}
+    torch.compiler.set_stance("force_eager")  # the plain one would be compiled too
+    made = transformers.AwqConfig if packed["quant_method"] == "awq" else transformers.GPTQConfig
+    return {"quantization_config": made(bits=packed.get("bits", 4), backend=kernel)}
+
+
 def score(request: dict[str, Any], progress: Callable[..., None]) -> dict[str, Any]:
     """Score every window under the variant and, when given, against the baseline."""
     windows = np.load(request["windows"], allow_pickle=False)
     first, context = request["first"], windows.shape[1]
-    paths = [path for path in (request["variant"], request["baseline"]) if path is not None]
-    models = [Model(path, request["dtype"]) for path in paths]
+    asked = [(request[side], request[f"{side}_load_method"]) for side in ("variant", "baseline")]
+    models = [Model(path, request["dtype"], method) for path, method in asked if path is not None]
     for model in models:
         check_vocabulary(model, models[0], windows)
     shape = (windows.shape[0], context - 1 - first)
@@ -217,7 +237,7 @@ def continuations(request: dict[str, Any], progress: Callable[..., None]) -> dic
     if len(found) != 1:
         raise ScorerError("not_one_token", f"{texts} are not the same tokens after every prompt")
     (wanted,) = found
-    model = Model(request["model"], request["dtype"])
+    model = Model(request["model"], request["dtype"], request["load_method"])
     longest = max(len(prompt) for prompts, _ in tokenized for prompt in prompts)
     if model.trained is not None and longest > model.trained:
         message = f"a prompt has {longest} tokens, the model was trained for {model.trained}"
@@ -268,14 +288,22 @@ def after_prompts(
 ) -> Iterator[tuple[NDArray[np.float32], int]]:
     """For each prompt the logits after its last token, and the tokens computed for it.
 
-    What all share is computed once and kept; a model whose memory cannot be cut computes every prompt whole.
+    The first is computed whole, and what all share is kept of it. A model that cannot forget the rest, such as one
+    whose attention has a window or one with a recurrent state, computes every prompt whole.
     """
-    past = model.remember(prompts[0][:shared_length])
-    cuts = past is not None and callable(getattr(past, "crop", None))
-    for index, prompt in enumerate(prompts):
-        if not cuts:
-            yield model.after(prompt, None), len(prompt)
-            continue
-        logits = model.after(prompt[shared_length:], past)
-        past.crop(shared_length)
-        yield logits, len(prompt) - shared_length + (shared_length if index == 0 else 0)
+    past, kept = None, 0
+    remember = shared_length > 0 and len(prompts) > 1
+    for prompt in prompts:
+        logits, past = model.after(prompt[kept:], past, remember=remember)
+        yield logits, len(prompt) - kept
+        remember = remember and forget_last(past, len(prompt) - shared_length)
+        past, kept = (past, shared_length) if remember else (None, 0)
+
+
+def forget_last(past: Any, tokens: int) -> bool:
+    """Remove the last `tokens` from what a model remembers; False where that is not possible."""
+    try:
+        past.crop(-tokens)
+    except (AttributeError, NotImplementedError, RuntimeError, ValueError):
+        return False
+    return True

@@ -10,6 +10,7 @@ from bench.analysis.config import ReportConfig
 from bench.base.compose import compose, conf_dir
 from bench.load.config import LoadRunConfig
 from bench.pipeline.schemas import register_all
+from bench.plan.fit import FitConfig
 from bench.plan.plan import plan
 from bench.toolchains.config import load_toolchain_config
 
@@ -18,7 +19,7 @@ SHIPPED = sorted(path.relative_to(conf_dir()) for path in conf_dir().rglob("*.ya
 #: A value where a YAML leaves one open on purpose.
 OPEN = {"model/local": ["model.path=model.gguf"], "model/hub": ["model.repo=org/name"]}
 LOAD = ["endpoint.url=http://127.0.0.1:1", "endpoint.model=m", "out=out"]
-ROOTS = {"run", "plan", "load", "report"}
+ROOTS = {"run", "plan", "load", "report", "fit"}
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=str)
@@ -35,6 +36,9 @@ def test_every_shipped_yaml_composes(path: Path) -> None:
         compose("load", [f"{group}={name}", *LOAD], LoadRunConfig)
     elif group == "price":
         assert compose("report", [f"price={name}"], ReportConfig).price.source
+    elif group == "hardware":
+        hardware = compose("fit", [f"hardware={name}"], FitConfig).hardware
+        assert hardware.detected or (hardware.source and hardware.as_of)
     elif name == "own_baseline":
         assert plan([f"scheme@baseline={name}"]).cells[0].config
     elif group == "task":
@@ -48,3 +52,4 @@ def test_the_roots_compose_as_they_ship() -> None:
     assert plan([]).cells[0].config is not None
     assert compose("load", LOAD, LoadRunConfig).out == "out"
     assert compose("report", [], ReportConfig).price.name
+    assert compose("fit", [], FitConfig).hardware.detected
