@@ -53,6 +53,7 @@ def measure(config: DivergenceConfig, job: TaskJob) -> Outcome:
             "windows": means,
         },
         errors={"non_finite": scores.non_finite} if scores.non_finite else {},
+        texts=[text.used()],
     )
 
 

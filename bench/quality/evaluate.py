@@ -16,6 +16,8 @@ from bench.base.validity import Reason
 from bench.engines.scoring import ScorableModel, Scorer
 from bench.quality.config import TaskConfig
 from bench.quality.job import TaskJob
+from bench.quality.overlap import checked
+from quantize.sketch import CalibrationText
 
 SCHEMA_VERSION = 1
 
@@ -30,12 +32,14 @@ def evaluate(
     progress: Progress,
     reasons: Sequence[Reason] = (),
     cache: Path | None = None,
+    calibration: CalibrationText | None = None,
 ) -> dict[str, Any]:
     """Measure `task` and write `items.parquet` and then `summary.json` into `out`; returns the summary.
 
     `reasons` say how the scoring relates to the serving and are put on every figure. Below `cache` is remembered what
-    the baseline answered. Raises UsageError for data that cannot be used, WorkerError when the scoring process fails;
-    then nothing is written.
+    the baseline answered. Figures of a text that is also in `calibration`, what the variant was calibrated on, are
+    flagged. Raises UsageError for data that cannot be used, WorkerError when the scoring process fails; then nothing is
+    written.
     """
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".work-") as name:
@@ -48,7 +52,7 @@ def evaluate(
             reasons=reasons,
             cache=cache,
         )
-        outcome = task.run(job)
+        outcome = checked(task.run(job), calibration)
     summary = {
         "schema_version": SCHEMA_VERSION,
         "kind": task.kind,

@@ -34,12 +34,16 @@ class TaskJob:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Figures of a task: `items` are columns of equal length, one entry a scored item; NaN means missing."""
+    """Figures of a task: `items` are columns of equal length, one entry a scored item; NaN means missing.
+
+    `texts` are what the model read, for telling whether it was calibrated on them; a task may give none.
+    """
 
     metrics: dict[str, dict[str, Any]]
     items: dict[str, NDArray[Any]]
     details: dict[str, Any]
     errors: dict[str, int]
+    texts: Sequence[str] = ()
 
 
 def value_metric(

@@ -83,6 +83,7 @@ def measure(config: MultipleChoiceConfig, job: TaskJob) -> Outcome:
             "usage": scores.usage,
         },
         errors={"non_finite": scores.non_finite} if scores.non_finite else {},
+        texts=[question for group in groups for question in group.endings],
     )
 
 

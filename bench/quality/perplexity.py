@@ -24,6 +24,7 @@ def measure(config: PerplexityConfig, job: TaskJob) -> Outcome:
         items={**item_columns(text), "nll": scores.nll.reshape(-1)},
         details={**describe(config, text, scores, job), "windows": window_means(nll=scores.nll)},
         errors={"non_finite": scores.non_finite} if scores.non_finite else {},
+        texts=[text.used()],
     )
 
 

@@ -27,6 +27,12 @@ class WindowedText:
     windows: TokenWindows
     byte_lengths: NDArray[np.int32]
 
+    def used(self) -> str:
+        """The text in the windows."""
+        size = int(self.tokens.byte_lengths[: self.windows.ids.size].sum())
+        with self.path.open("rb") as stream:
+            return stream.read(size).decode(errors="ignore")
+
 
 def prepare(config: WindowedTextConfig, job: TaskJob) -> WindowedText:
     """Tokenize the text with the variant's own vocabulary and cut it."""

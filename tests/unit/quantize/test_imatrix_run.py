@@ -111,19 +111,27 @@ def test_one_matrix_of_the_unquantized_model_guides_all_types(tools: ImatrixBenc
     assert (first.label, second.label) == ("Q4_0 imatrix", "IQ4_NL imatrix")
     calibration = first.manifest["calibration"]
     assert second.manifest["calibration"] == calibration
-    matrix = calibration.pop("matrix")
+    matrix, sketch = calibration.pop("matrix"), calibration.pop("sketch")
     assert calibration == {
         "name": "default",
         "digest": f"sha256:{digest}",
         "context": 512,
         "chunks": 3,
         "tokens": 1536,
+        "chat_template": False,
+        "seed": None,
     }
+    assert (sketch["file"], sketch["words"], sketch["sampled_every"]) == ("calibration_sketch.npy", 8, 1)
+    assert sketch["hashes"] > 2000
+    assert [entry["path"] for entry in first.manifest["files"]] == ["model.gguf", "calibration_sketch.npy"]
+    assert first.manifest["size_bytes"] == first.manifest["files"][0]["size_bytes"], "the model alone"
     folder = tools.cache / "artefacts" / matrix
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["command"] == ["llama-imatrix", "-m", "F16/model.gguf", *expected]
     assert {file.name for file in folder.iterdir()} == {"imatrix.gguf", "manifest.json", "quantize.log"}
-    assert {file.name for file in first.directory.iterdir()} == {"model.gguf", "manifest.json", "quantize.log"}
+    assert {file.name for file in first.directory.iterdir()} == {
+        *("model.gguf", "calibration_sketch.npy", "manifest.json", "quantize.log"),
+    }
     assert str(tools.root) not in json.dumps([manifest, first.manifest])
     assert (2, None, "chunks") in [(event.done, event.total, event.unit) for event in tools.events]
     (warning,) = first.manifest["warnings"]
