@@ -77,9 +77,11 @@ WANTED: dict[str, Lock] = {
             "bitsandbytes==0.50.2",
             # Its own server, which serves what this environment writes.
             "transformers[serving]",
-            # Reading GGUF checkpoints and SentencePiece vocabularies.
+            # Reading GGUF checkpoints, and SentencePiece and tiktoken vocabularies.
             "gguf",
             "sentencepiece",
+            "protobuf",
+            "tiktoken",
             TORCH,
         ),
         leave_out=TORCH_OWN,
@@ -103,8 +105,13 @@ WANTED: dict[str, Lock] = {
             "jinja2>=3.1.6",
             "logbar>=0.4.15",
             "ninja>=1.13.2",
+            # transformers loads GPTQ checkpoints by way of it.
+            "optimum>=2.3.0",
+            "packaging>=26.3",
+            "pillow>=13.0.0",
             "protobuf>=7.36.2",
             "pypcre>=0.6.4",
+            "requests>=2.34.2",
             "threadpoolctl>=3.7.0",
             "tokenicer>=0.0.14",
             "torchao>=0.18.0",
@@ -125,6 +132,8 @@ WANTED: dict[str, Lock] = {
             "accelerate>=0.26.0",
             "datasets>=2.20",
             "peft==0.15.2",
+            # Reading SentencePiece vocabularies.
+            "protobuf",
             "gekko",
             "rouge",
             "sentencepiece",

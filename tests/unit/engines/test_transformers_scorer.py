@@ -1,0 +1,128 @@
+"""The transformers scorer's worker without transformers: what it computes of a group of prompts, and tokens' bytes."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import bench.engines.scoring
+from bench.engines.workers.score_rows import common_length, spread
+
+WORKER = Path(bench.engines.scoring.__file__).parent / "workers" / "transformers_scorer.py"
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Any]:
+    """The worker's module; of its toolchain nothing is needed here."""
+    absent = {name: types.ModuleType(name) for name in ("torch", "transformers") if name not in sys.modules}
+    sys.modules.update(absent)
+    try:
+        spec = importlib.util.spec_from_file_location("transformers_scorer_under_test", WORKER)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        yield module
+    finally:
+        for name in absent:
+            del sys.modules[name]
+
+
+class Memory:
+    """What a model remembers of the tokens it has seen; `cuts` False: it cannot forget."""
+
+    def __init__(self, held: list[int], cuts: bool) -> None:
+        self.held = held
+        self.cuts = cuts
+
+    def crop(self, tokens: int) -> None:
+        assert tokens < 0, "a positive number means the length that stays, and goes away in transformers 5.18"
+        if not self.cuts:
+            raise RuntimeError("the current layer does not track past states")
+        del self.held[tokens:]
+
+
+class Remembering:
+    """A model whose logits depend on every token that came before."""
+
+    def __init__(self, memory: str = "cuts") -> None:
+        self.memory = memory
+        self.computed = 0
+
+    def after(self, ids: Any, past: Any, *, remember: bool) -> tuple[Any, Any]:
+        assert len(ids)
+        self.computed += len(ids)
+        held = [*(past.held if past else []), *ids.tolist()]
+        logits = np.array([hash(tuple(held)) % 1000, len(held)], dtype=np.float32)
+        return logits, Memory(held, self.memory == "cuts") if remember and self.memory != "none" else None
+
+
+PROMPTS = [np.array([1, 2, 3, 4, 5, 6, *rest], dtype=np.int32) for rest in ([7], [8, 9, 10, 11, 12], [13, 14])]
+WHOLE = sum(map(len, PROMPTS))
+
+
+@pytest.mark.parametrize("memory", ["cuts", "stays", "none"])
+@pytest.mark.parametrize("shared", [0, 1, 6])
+def test_every_prompt_is_seen_whole_whatever_is_kept(worker: Any, shared: int, memory: str) -> None:
+    model = Remembering(memory)
+    found = list(worker.after_prompts(model, PROMPTS, shared))
+    for prompt, (logits, _) in zip(PROMPTS, found, strict=True):
+        assert logits.tolist() == Remembering().after(prompt, None, remember=False)[0].tolist()
+    assert sum(computed for _, computed in found) == model.computed
+    assert model.computed == (WHOLE - 2 * shared if memory == "cuts" else WHOLE)
+
+
+def test_one_prompt_alone_remembers_nothing(worker: Any) -> None:
+    class Forgetful(Remembering):
+        def after(self, ids: Any, past: Any, *, remember: bool) -> tuple[Any, Any]:
+            assert not remember
+            return super().after(ids, past, remember=remember)
+
+    ((_, computed),) = worker.after_prompts(Forgetful(), PROMPTS[:1], 6)
+    assert computed == len(PROMPTS[0])
+
+
+class Vocabulary:
+    """Pieces by number; `special` are special tokens, `added` were added to the vocabulary as plain text."""
+
+    all_special_ids = (0,)
+    added_tokens_decoder = types.MappingProxyType({0: "<s>", 5: "[é]"})
+    pieces = ("<s>", "Ġthe", "ÃĬ", "▁the", "<0x0A>", "[é]", "é")
+
+    def convert_ids_to_tokens(self, token: int) -> str:
+        return self.pieces[token]
+
+
+@pytest.mark.parametrize(
+    ("token", "byte_level", "expected"),
+    [
+        (0, True, 0),  # special
+        (1, True, 4),  # a space and three letters
+        (2, True, 2),  # one letter stands for one byte
+        (5, True, 4),  # an added token is written as it reads
+        (0, False, 0),
+        (3, False, 4),
+        (4, False, 1),  # a byte by its number
+        (6, False, 2),
+    ],
+)
+def test_bytes_of_a_token(worker: Any, token: int, byte_level: bool, expected: int) -> None:
+    assert worker.piece_bytes(Vocabulary(), token, byte_level) == expected
+
+
+def test_what_prompts_have_in_common() -> None:
+    ids = [np.array(found, dtype=np.int32) for found in ([1, 2, 3], [1, 2], [1, 9, 3], [])]
+    assert [common_length(ids[0], other) for other in ids] == [3, 2, 1, 0]
+
+
+def test_values_of_finite_rows_are_put_back_in_their_places() -> None:
+    placed = spread(np.array([5.0, 6.0]), np.array([False, True, False, True]))
+    assert np.isnan(placed).tolist() == [True, False, True, False]
+    assert placed[[1, 3]].tolist() == [5.0, 6.0]
