@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bench.toolchains.toolchain import Toolchain
 
 DEFAULT = "default"
-_SHIPPED = tuple(Path(__file__).parent / "texts" / name for name in ("calibration.txt", "calibration_more.txt"))
+_SHIPPED = Path(__file__).parent / "texts" / "calibration.txt"
 _HUB = re.compile(
     r"hub:(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*)(/(?P<config>[\w.-]+))?:(?P<split>\w+)@(?P<revision>[0-9a-f]{40})",
     re.ASCII,
@@ -128,7 +128,7 @@ class SampleSetConfig:
 
     def _files(self) -> Sequence[Path]:
         if self.text == DEFAULT:
-            return [file for file in _SHIPPED if file.is_file()]
+            return [_SHIPPED]
         path = Path(self.text).expanduser().resolve()
         if not path.is_file():
             raise UsageError(

@@ -207,6 +207,7 @@ class HfSchemeConfig(SchemeConfig):
                 *(made_from.manifest["warnings"] if made_from else []),
                 *self.notes(layers, settled),
                 *_unexpected(layers, result),
+                *_short_calibration(calibration, result),
                 *result.get("warnings", []),
             ],
             wall_s=usage["wall_s"],
@@ -324,6 +325,17 @@ def as_failure(error: WorkerError, tool: str, work: Path) -> UsageError | CellFa
 def without(text: str, work: Path) -> str:
     """`text` without the path of the work folder."""
     return text.replace(f"{work}{os.sep}", "").replace(str(work), ".")
+
+
+def _short_calibration(asked: Mapping[str, Any] | None, result: Mapping[str, Any]) -> list[str]:
+    """A warning where one text was too short for the samples that were asked."""
+    used = result.get("calibration") or {}
+    if asked is None or used.get("windows", asked["samples"]) >= asked["samples"]:
+        return []
+    return [
+        f"the calibration text has {used['tokens']} tokens: {used['windows']} samples instead of {asked['samples']}; "
+        "a longer one may lose less (scheme.calibration.text)"
+    ]
 
 
 def _unexpected(layers: LayerInventory, result: Mapping[str, Any]) -> list[str]:

@@ -61,15 +61,16 @@ def encode(tokenizer: Any, line: dict[str, Any], *, chat_template: bool) -> list
 
 
 def cut(ids: Sequence[int], samples: int, length: int) -> tuple[list[list[int]], dict[str, Any]]:
-    """`samples` windows of `length` tokens spread evenly over a text; they overlap where it is too short for them.
+    """`samples` windows of `length` tokens spread evenly over a text; where it is too short for them they overlap.
 
-    A text shorter than one window is one window.
+    None begins less than half a length after another, but for the last: a short text gives fewer windows, because more
+    would take time and tell nothing. A text shorter than one window is one window.
     """
     length = min(length, len(ids))
     if length < 2:
         raise ValueError("the calibration text has less than two tokens")
     last = len(ids) - length
-    count = min(samples, last + 1)
+    count = min(samples, 1 + -(-last // (length // 2)))
     starts = [round(index * last / max(1, count - 1)) for index in range(count)]
     windows = [list(ids[start : start + length]) for start in starts]
     overlapping = any(after - before < length for before, after in itertools.pairwise(starts))

@@ -7,6 +7,7 @@ checkpoint runs, and no hub is asked.
 
 import importlib.util
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -38,6 +39,7 @@ class QuantizerError(Exception):
 
 def run(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Quantize the checkpoint in folder `source` into the new folder `out`."""
+    os.chdir(Path(request["out"]).parent)  # it writes logs where it stands
     torch.set_num_threads(request["threads"])
     torch.compiler.set_stance("force_eager")
     transformers.utils.logging.disable_progress_bar()

@@ -83,7 +83,8 @@ def test_one_long_text_is_cut_into_windows(tmp_path: Path) -> None:
     [
         (100, 10, 10, (10, 100, False)),  # exactly
         (99, 10, 10, (10, 99, True)),  # one short: they overlap and cover all
-        (12, 128, 10, (3, 12, True)),  # no window twice
+        (12, 128, 10, (2, 12, True)),  # all of it, and no window twice
+        (100, 128, 10, (19, 100, True)),  # half of each window is new: more would tell nothing
         (10, 128, 10, (1, 10, False)),
         (7, 128, 10, (1, 7, False)),  # a text shorter than a window is one
         (100, 1, 10, (1, 10, False)),
