@@ -332,10 +332,8 @@ def _short_calibration(asked: Mapping[str, Any] | None, result: Mapping[str, Any
     used = result.get("calibration") or {}
     if asked is None or used.get("windows", asked["samples"]) >= asked["samples"]:
         return []
-    return [
-        f"the calibration text has {used['tokens']} tokens: {used['windows']} samples instead of {asked['samples']}; "
-        "a longer one may lose less (scheme.calibration.text)"
-    ]
+    found = f"the calibration text has {used['tokens']} tokens: {used['windows']} samples instead of {asked['samples']}"
+    return [f"{found}; a longer one may lose less (scheme.calibration.text)"]
 
 
 def _unexpected(layers: LayerInventory, result: Mapping[str, Any]) -> list[str]:

@@ -75,7 +75,8 @@ def test_request_product_and_manifest(tools: FakeBench, model: Path) -> None:
     assert manifest["parameters"] == 64 * 8 * 8 + 64
     recorded = {name: manifest["calibration"][name] for name in ("name", "samples", "windows", "tokens")}
     assert recorded == {"name": "default", "samples": 8, "windows": 3, "tokens": 96}
-    assert manifest["warnings"] == []
+    (warning,) = manifest["warnings"]
+    assert "96 tokens: 3 samples instead of 8" in warning
     assert manifest["command"][0] == "llm-compressor"
     assert json.loads(manifest["command"][1]) == asked["recipe"]
     assert str(tools.root) not in json.dumps(manifest)
