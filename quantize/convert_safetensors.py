@@ -18,6 +18,7 @@ from bench.base.errors import CellFailure, FailureKind, UsageError
 from bench.base.files import sync
 from bench.base.progress import Progress
 from bench.toolchains.worker import WorkerError, run_worker
+from quantize.checkpoint import PICKLED
 
 if TYPE_CHECKING:
     from quantize.run import Toolchains
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 TOOLCHAIN = "llmcompressor"
 _WORKER = Path(__file__).parent / "workers" / "convert_safetensors.py"
 _INDEX = "pytorch_model.bin.index.json"
-_PARTS, _OTHERS = "pytorch_model*.bin", ("*.pt", "*.pth")
+_PARTS, _OTHERS = "pytorch_model*.bin", tuple(f"*{suffix}" for suffix in PICKLED)
 #: What a training leaves beside a model.
-_TRAINING = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states)[\w.-]*\.(bin|pt|pth)")
+_TRAINING = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states)[\w.-]*")
 #: What is copied: configuration, tokenizer, licence. Never Python, never a pickle.
 _COPIED = ("*.json", "*.jinja", "*.tiktoken", "*.model", "*.txt", "*.md", "LICENSE*", "LICENCE*", "NOTICE*")
 _NOT_COPIED = ("*.index.json", ".*")
@@ -111,7 +112,7 @@ def pickled_weights(folder: Path) -> list[Path]:
 
 
 def _parts(folder: Path) -> list[Path]:
-    """What the index names; else all `pytorch_model*.bin`; else .pt and .pth files that no training left."""
+    """What the index names; else all `pytorch_model*.bin`; else whatever looks like a pickle and no training left."""
     if (folder / _INDEX).is_file():
         return _indexed(folder)
     found = sorted(folder.glob(_PARTS)) or sorted(file for pattern in _OTHERS for file in folder.glob(pattern))
@@ -150,8 +151,6 @@ def _copied_files(folder: Path) -> list[Path]:
 
 
 def _is_code(file: Path) -> bool:
-    from quantize.checkpoint import PICKLED
-
     return file.suffix in (*_CODE, *PICKLED)
 
 

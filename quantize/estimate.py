@@ -364,6 +364,9 @@ def _workspace_bytes(scheme: HfSchemeConfig, layers: LayerInventory, shape: Mode
 def _on_loading(source: Source, scheme: LoadTimeConfig) -> Estimate:
     """The unquantized checkpoint on disk, and what the engine makes of it in memory."""
     plain = _unquantized(source, UnquantizedConfig())
+    if scheme.prior(source) is None:
+        size = sum(file.stat().st_size for file in folder_links(source.path).values())
+        plain = dataclasses.replace(plain, output_bytes=size, quantizing_bytes=0)
     layers = gguf_layers(source.path) if source.format is SourceFormat.gguf else linear_layers(source.path)
     note = "while it loads the model, the engine also holds weights that are not quantized yet"
     return dataclasses.replace(

@@ -120,6 +120,7 @@ def quantize_source(
         progress.say(f"{scheme.label}: already made ({key})")
         return found
     scheme.check(source)
+    scheme.check_machine()
     toolchain = provider.ensure(scheme.toolchain, progress) if scheme.toolchain else None
     with store.making(key) as work:
         found = _cached(store, key)
@@ -153,7 +154,7 @@ def _manifest(scheme: SchemeConfig, job: Job, product: Product, digests: DigestC
     return {
         "label": product.label or scheme.label,
         "format": product.format,
-        "scheme": json.loads(canonical_json(scheme)),
+        "scheme": _recorded(scheme),
         "model": {
             "name": source.name,
             "digest": source.digest,
@@ -184,6 +185,15 @@ def _manifest(scheme: SchemeConfig, job: Job, product: Product, digests: DigestC
         "loaded_bytes": product.loaded_bytes,
         "created": utc_now(),
     }
+
+
+def _recorded(scheme: SchemeConfig) -> dict[str, Any]:
+    """The scheme's settings; of a calibration set the name and not the path on this machine."""
+    settings: dict[str, Any] = json.loads(canonical_json(scheme))
+    calibration = getattr(scheme, "calibration", None)
+    if calibration is not None and isinstance(settings.get("calibration"), dict):
+        settings["calibration"]["text"] = calibration.name
+    return settings
 
 
 def _file_entry(work: Path, name: str, digests: DigestCache) -> dict[str, Any]:

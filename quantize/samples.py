@@ -211,10 +211,10 @@ def _rows(file: Path, column: str) -> Iterator[dict[str, Any]]:
 def usable(row: dict[str, Any], column: str) -> Iterable[dict[str, Any]]:
     """The row as a sample, nothing where it is empty."""
     text, messages = row.get(column), row.get("messages")
-    if isinstance(text, str) and text.strip():
-        return [{"text": text}]
     if isinstance(messages, list) and messages:
         return [{"messages": messages}]
+    if isinstance(text, str) and text.strip():
+        return [{"text": text}]
     return []
 
 

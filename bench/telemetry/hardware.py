@@ -13,8 +13,11 @@ from bench.base.schema import schema
 _GIB = 1 << 30
 _MIB = 1 << 20
 _QUERY = ("name", "memory.free", "compute_cap")
-#: Where a container's limit stands (cgroup versions 2 and 1).
-_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+#: A container's limit, what it uses, and what of that the kernel can take back (cgroup versions 2 and 1).
+_LIMITS = (
+    (Path("/sys/fs/cgroup/memory.max"), "memory.current", "inactive_file"),
+    (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), "memory.usage_in_bytes", "total_inactive_file"),
+)
 
 
 @schema("hardware", "hardware")
@@ -93,13 +96,16 @@ def hardware_of(config: HardwareConfig) -> Hardware:
 
 
 def free_main_bytes() -> int:
-    """Main memory that is free now, no more than a container's limit."""
+    """Main memory that is free now, no more than a container's limit leaves."""
     import psutil
 
     free = int(psutil.virtual_memory().available)
-    for file in _LIMITS:
+    for limit, usage, kept in _LIMITS:
         with contextlib.suppress(OSError, ValueError):  # no such file, or «max»
-            return min(free, int(file.read_text(encoding="ascii")))
+            allowed = int(limit.read_text(encoding="ascii"))
+            used = int(limit.with_name(usage).read_text(encoding="ascii"))
+            rows = dict(row.split() for row in limit.with_name("memory.stat").read_text(encoding="ascii").splitlines())
+            return max(0, min(free, allowed - used + int(rows.get(kept, 0))))
     return free
 
 

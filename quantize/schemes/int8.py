@@ -43,6 +43,10 @@ class Int8Config(CalibratedConfig):
             raise ValueError(f"scheme.smoothing={self.smoothing} must be between 0 and 1")
         if not 0 < self.damping < 1:
             raise ValueError(f"scheme.damping={self.damping} must be above 0 and below 1")
+        if not self.calibrates:
+            for name in ("smoothing", "damping"):
+                if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                    raise ValueError(f"scheme.{name} is of method smoothquant_gptq; drop it for {self.method}")
 
     @property
     def title(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.base.schema import schema
 from quantize.artefact import Artefact
-from quantize.checkpoint import read_tensors
+from quantize.checkpoint import read_tensors, read_weights
 from quantize.layers import LayerInventory, linear_layers
 from quantize.links import folder_links, link, links_hold
 from quantize.schemes.base import Job, Product, SchemeConfig
@@ -18,6 +18,7 @@ from quantize.schemes.unquantized import UnquantizedConfig
 from quantize.source import Source, SourceFormat
 
 _PLAIN_BITS = 16
+_SIXTEEN_BITS = ({"BF16"}, {"F16"})
 _STORED = (
     "quantized by the engine on loading: what is stored and fetched is the unquantized checkpoint, bits per weight "
     "are computed, not read from tensors"
@@ -71,14 +72,17 @@ class LoadTimeConfig(SchemeConfig):
         return self.method.value
 
     def prior(self, source: Source) -> SchemeConfig | None:
-        return UnquantizedConfig() if source.format is SourceFormat.gguf else None
+        """A checkpoint in 16 bits is taken as it is."""
+        if source.format is SourceFormat.hf and set(read_weights(source.path).matrices) in _SIXTEEN_BITS:
+            return None
+        return UnquantizedConfig()
 
     def check(self, source: Source) -> None:
         if source.format is SourceFormat.hf:
             refuse_quantized(source.path)
 
     def is_intact(self, source: Source, artefact: Artefact) -> bool:
-        if source.format is SourceFormat.hf:
+        if self.prior(source) is None:
             return links_hold(artefact, folder_links(source.path))
         return all((artefact.directory / str(file["path"])).exists() for file in artefact.manifest["files"])
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from bench.base.errors import UsageError
-from bench.base.schema import schema
+from bench.base.schema import not_identity, schema
 from quantize.layers import LayerInventory, rank_inputs
 from quantize.schemes.llmcompressor import CalibratedConfig, preset
 
@@ -26,7 +26,7 @@ class Nvfp4Config(CalibratedConfig):
 
     kind: str = "nvfp4"
     weights_only: bool = False
-    tensor_parallel: int = 1
+    tensor_parallel: int = not_identity(1)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -38,10 +38,10 @@ def run(request: dict[str, Any], progress: Callable[..., None]) -> dict[str, Any
         if column not in row and "messages" not in row:
             raise SamplesError("usage", f"its rows have no '{column}' and no 'messages' but {', '.join(sorted(row))}")
         text, messages = row.get(column), row.get("messages")
-        if isinstance(text, str) and text.strip():
-            rows.append({"text": text})
-        elif messages:
+        if messages:
             rows.append({"messages": messages})
+        elif isinstance(text, str) and text.strip():
+            rows.append({"text": text})
         if len(rows) == wanted:
             break
         progress(len(rows), wanted, "samples")

@@ -221,6 +221,7 @@ def test_bits_of_a_weight_with_its_scales(scheme: HfSchemeConfig, bits: float) -
         (AwqConfig, {"threads": -1}, "threads=-1 must be 0"),
         (AwqConfig, {"activations_on": "gpu"}, "activations_on='gpu' must be cpu"),
         (Int8Config, {"smoothing": 1.5}, "smoothing=1.5 must be between"),
+        (Int8Config, {"smoothing": 0.5}, "smoothing is of method smoothquant_gptq"),
         (Int8Config, {"calibration": SET}, "calibration is not used by INT8 W8A8 RTN"),
         (Fp8Config, {"calibration": SET}, "calibration is not used by FP8 dynamic"),
         (Nvfp4Config, {"weights_only": True, "calibration": SET}, "calibration is not used by NVFP4 W4A16"),
@@ -262,7 +263,7 @@ SOURCE = "sha256:" + "5" * 64
         ),
         (AwqConfig(), [{"bits": 8}, {"zero_point": False}, {"duo_scaling": False}, {"group_size": 64}]),
         (BitsandbytesConfig(), [{"type": BnbType.fp4}, {"double_quant": True}, {"ignore": ["a"]}]),
-        (Nvfp4Config(), [{"weights_only": True}, {"tensor_parallel": 2}]),
+        (Nvfp4Config(), [{"weights_only": True}]),
         (UnquantizedConfig(), [{"dtype": FloatType.fp16}]),
     ],
     ids=lambda value: value.label if isinstance(value, SchemeConfig) else "",
@@ -279,6 +280,8 @@ def test_keys_change_with_what_is_written_and_with_nothing_else(
         how["threads"] = 7
     if isinstance(scheme, LlmCompressorConfig):
         how |= {"devices": Devices.gpus, "activations_on": "cuda:1"}
+    if isinstance(scheme, Nvfp4Config):
+        how["tensor_parallel"] = 2  # its groups are of 16 whatever the split
     assert {key(**{name: value}) for name, value in how.items()} == {key()}
 
 

@@ -21,6 +21,8 @@ from quantize.artefact import Artefact
 from quantize.models import LocalConfig
 from quantize.run import quantize
 from quantize.schemes.load_time import LoadTimeConfig, LoadTimeMethod
+from quantize.schemes.unquantized import UnquantizedConfig
+from quantize.source import Source, SourceFormat
 from tests.unit.quantize.safetensors_writer import write_safetensors
 
 register_all()
@@ -127,3 +129,12 @@ def test_a_scorer_refuses_what_it_would_score_unquantized(tmp_path: Path) -> Non
     scorer: LogitScorer = TransformersScorer(toolchain, scored_on=ScoredOn.SAME_ARTEFACT_ELSEWHERE)
     with pytest.raises(UsageError, match="does not quantize by fp8"):
         scorer.tokenize(model, tmp_path / "text", work_dir=tmp_path, progress=Progress())
+
+
+def test_a_checkpoint_of_other_precision_is_cast_first(checkpoint: Path) -> None:
+    """Else the rest would take twice what the manifest says."""
+    source = Source(path=checkpoint, format=SourceFormat.hf, name="m", digest="d", license=None, notes=())
+    assert LoadTimeConfig().prior(source) is None
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {"model.layers.0.mlp.down_proj.weight": ("F32", (64, 128))}
+    write_safetensors(checkpoint / "model.safetensors", tensors)
+    assert LoadTimeConfig().prior(source) == UnquantizedConfig()

@@ -77,7 +77,7 @@ def test_rows_hold_texts_of_a_column_or_messages_and_empty_ones_are_passed_over(
         *({"body": "a"}, {"body": " "}, {"body": None, "messages": []}),
         *({"messages": turns}, {"body": "b", "messages": turns}, {"body": 7}),
     ]
-    wanted = [{"text": "a"}, {"messages": turns}, {"text": "b"}]
+    wanted = [{"text": "a"}, {"messages": turns}, {"messages": turns}]
     (tmp_path / "blank.jsonl").write_text("\n".join(["", *map(json.dumps, rows), "", ""]), encoding="utf-8")
     for file in (jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "blank.jsonl"):
         assert written(SampleSetConfig(text=str(file), column="body", samples=3), tmp_path)[0] == wanted

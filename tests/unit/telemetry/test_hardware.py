@@ -84,8 +84,13 @@ def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_free_memory_is_no_more_than_a_containers_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     limit = tmp_path / "memory.max"
-    monkeypatch.setattr(hardware, "_LIMITS", (tmp_path / "absent", limit))
+    kinds = ("memory.current", "inactive_file")
+    monkeypatch.setattr(hardware, "_LIMITS", ((tmp_path / "absent" / "memory.max", *kinds), (limit, *kinds)))
+    (tmp_path / "memory.current").write_text("600000\n")
+    (tmp_path / "memory.stat").write_text("anon 500000\ninactive_file 100000\n")
     limit.write_text("1048576\n")
-    assert hardware.free_main_bytes() == 1 << 20
+    assert hardware.free_main_bytes() == (1 << 20) - 600_000 + 100_000, "what the kernel can take back is free"
+    limit.write_text("400000\n")
+    assert hardware.free_main_bytes() == 0
     limit.write_text("max\n")
     assert hardware.free_main_bytes() > 1 << 20
