@@ -37,7 +37,7 @@ class Reason(StrEnum):
     PREFIX_CACHED = ("prefix_cached", "Prompts hit the prefix cache: TTFT is flattered; use unique prompts.")
     SCORING_BUILD_DIFFERS = (
         "scoring_build_differs",
-        "Quality was scored by another build than the one that serves: use the llama_cpp toolchain for both.",
+        "Quality was scored by another build than the one that serves: use one toolchain for both where one can.",
     )
     NOT_SCORED_BY_SERVER = (
         "not_scored_by_server",

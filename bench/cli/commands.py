@@ -120,7 +120,7 @@ def _run(arguments: argparse.Namespace, overrides: Sequence[str], *, finish: Any
     display = prepare(arguments)
     plan = plan_of(arguments, overrides)
     if arguments.dry_run:
-        _show_plan(plan, display)
+        _show_plan(plan, display, served=arguments.command == "run")
         return 0
 
     from bench.pipeline.run import run_plan
@@ -166,11 +166,11 @@ def plan_of(arguments: argparse.Namespace, overrides: Sequence[str]) -> Plan:
     return plan(overrides, multirun=getattr(arguments, "multirun", False))
 
 
-def _show_plan(plan: Plan, display: Display) -> None:
+def _show_plan(plan: Plan, display: Display, *, served: bool) -> None:
     from bench.cli.fit import FIT_COLUMNS, fit_record, fit_row, planned_fits
 
     columns = ("cell", "model", "scenarios", "tasks", "status")
-    fits, rows, records = planned_fits(plan), [], []
+    fits, rows, records = planned_fits(plan, served=served), [], []
     for spec, found in zip(plan.cells, fits, strict=True):
         config = spec.config
         row = (spec.label, "-", "-", "-", f"unsupported: {spec.error}")

@@ -49,17 +49,23 @@ def fit(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def planned_fits(plan: Plan) -> list[CellFit]:
+def planned_fits(plan: Plan, *, served: bool) -> list[CellFit]:
     """What a dry run shows: against this machine, from what is on it; the network is not asked."""
     from bench.telemetry.hardware import HardwareConfig, hardware_of
 
-    return _fits(plan, hardware_of(HardwareConfig(name="this machine", detected=True)), ask_hub=False, strict=False)
+    return _fits(
+        plan,
+        hardware_of(HardwareConfig(name="this machine", detected=True)),
+        ask_hub=False,
+        strict=False,
+        served=served,
+    )
 
 
-def _fits(plan: Plan, hardware: Hardware, *, ask_hub: bool, strict: bool) -> list[CellFit]:
+def _fits(plan: Plan, hardware: Hardware, **options: bool) -> list[CellFit]:
     from bench.plan.fit import fit_cells
 
-    return fit_cells(plan.cells, hardware, cache=cache_dir(), ask_hub=ask_hub, strict=strict)
+    return fit_cells(plan.cells, hardware, cache=cache_dir(), **options)
 
 
 def hardware_line(hardware: Hardware) -> str:

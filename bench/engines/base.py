@@ -128,10 +128,19 @@ class Engine:
     log_patterns: ClassVar[Sequence[LogPattern]] = ()
     #: Ways to quantize while loading, in common terms → the engine's own word.
     load_methods: ClassVar[Mapping[str, str]] = {}
+    #: Packings of weights that its own scoring environment cannot load → the toolchain that can.
+    packing_toolchains: ClassVar[Mapping[str, str]] = {}
+    #: Packings of weights that it cannot load → why, and what to do.
+    refused_packings: ClassVar[Mapping[str, str]] = {}
 
-    def serves(self, config: EngineConfig, model_format: str, load_method: str = "") -> Support:
-        """Whether this engine serves `model_format`, quantizing it by `load_method` if that is asked."""
+    def serves(self, config: EngineConfig, model_format: str, load_method: str = "", packing: str = "") -> Support:
+        """Whether this engine serves `model_format`, quantizing it by `load_method` if that is asked.
+
+        `packing` is the scheme's; empty: not known yet, or of no concern because nothing will be served.
+        """
         found = self.support(config, model_format)
+        if found.answer is not SupportAnswer.NO and packing in self.refused_packings:
+            return Support(answer=SupportAnswer.NO, reason=self.refused_packings[packing])
         if found.answer is SupportAnswer.NO or not load_method or load_method in self.load_methods:
             return found
         known = ", ".join(self.load_methods) or "nothing"
@@ -166,9 +175,9 @@ class Engine:
 
         return LlamaCppScorer(toolchain)
 
-    def scoring_reasons(self, config: EngineConfig) -> Sequence[Reason]:
-        """What is to be said of every quality figure, because of how it was scored."""
-        same = self.scoring_toolchain(config) == config.toolchain
+    def scoring_reasons(self, config: EngineConfig, toolchain: str) -> Sequence[Reason]:
+        """What is to be said of every quality figure, because it was scored in `toolchain`."""
+        same = toolchain == config.toolchain
         return () if same else (Reason.SCORING_BUILD_DIFFERS,)
 
 

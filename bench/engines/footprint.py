@@ -14,10 +14,11 @@ class Footprint:
     The KV cache has room for `sequences` of `tokens` each, `key_bytes` and `value_bytes` a number (fractions where they
     are packed); tokens come in blocks of `block`. `latent_cache`: latent attention is kept compressed.
     `batch_tokens` are computed at once, and the logits of `logit_tokens` are held as F32.
-    `gpu_layers` are on GPUs: None all of them where there is a GPU. `gpus` share weights and cache evenly (None: all
-    there are), each may be filled up to `gpu_fraction`. `process_bytes`: the program, its libraries, a GPU's context.
-    Formats in `unpacks` (a scheme's `packing`) are held as 16-bit floats. `native`: quantized weights are computed with
-    kernels of the GPU's own, which need a compute capability.
+    `gpu_layers` are on GPUs: None all of them where there is a GPU. `needs_gpu`: the setting that does not work without
+    one. `gpus` share weights and cache evenly (None: all there are), each may be filled up to `gpu_fraction`.
+    `process_bytes`: the program, its libraries, a GPU's context. Formats in `unpacks` (a scheme's `packing`) are held
+    as 16-bit floats. `native`: quantized weights are computed with kernels of the GPU's own, which need a compute
+    capability.
     """
 
     tokens: int
@@ -29,6 +30,7 @@ class Footprint:
     batch_tokens: int = 2048
     logit_tokens: int = 1
     gpu_layers: int | None = None
+    needs_gpu: str = ""
     gpus: int | None = 1
     gpu_fraction: float = 1.0
     process_bytes: int = 1024 * _MIB

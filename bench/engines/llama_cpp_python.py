@@ -90,6 +90,6 @@ class LlamaCppPython(Engine):
         assert isinstance(config, LlamaCppPythonConfig)
         return LlamaCppScorer(toolchain, gpu_layers=config.gpu_layers)
 
-    def scoring_reasons(self, config: EngineConfig) -> Sequence[Reason]:
-        """None: the toolchain that scores built the library that serves here."""
-        return ()
+    def scoring_reasons(self, config: EngineConfig, toolchain: str) -> Sequence[Reason]:
+        """None by its own scorer: the toolchain that scores built the library that serves here."""
+        return () if toolchain == self.scoring_toolchain(config) else super().scoring_reasons(config, toolchain)

@@ -35,6 +35,8 @@ class LogitScorer:
     engine: ClassVar[str]
     format: ClassVar[str]
     worker: ClassVar[Path]
+    #: Variables of the worker's process.
+    environment: ClassVar[Mapping[str, str]] = {}
     #: Ways to quantize while loading that the worker knows.
     load_methods: ClassVar[frozenset[str]] = frozenset()
 
@@ -156,5 +158,11 @@ class LogitScorer:
 
     def _run(self, request: dict[str, Any], work_dir: Path, progress: Progress) -> dict[str, Any]:
         return run_worker(
-            self._toolchain, self.worker, request, work_dir=work_dir, log=work_dir / "scorer.log", progress=progress
+            self._toolchain,
+            self.worker,
+            request,
+            work_dir=work_dir,
+            log=work_dir / "scorer.log",
+            progress=progress,
+            env=self.environment,
         )

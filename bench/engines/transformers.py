@@ -34,6 +34,10 @@ _SERVER = Path(__file__).with_name("workers") / "transformers_server.py"
 #: Python with torch, transformers and the server, or a GPU's context: of SmolLM2-135M in BF16 (257 MiB) 744 MiB were
 #: resident on a CPU, with a cache that one request had hardly filled.
 _PROCESS_BYTES = 500 << 20
+_NATIVE = (
+    "transformers serves native {0} checkpoints only with GPTQModel beside its server, which no toolchain here has: "
+    "serve it with vLLM, or use scheme={0}_w4a16"
+)
 
 
 @schema("engine", "transformers")
@@ -67,6 +71,8 @@ class Transformers(Engine):
 
     config_class = TransformersConfig
     load_methods: ClassVar[Mapping[str, str]] = {"bitsandbytes_nf4": "bnb-4bit", "bitsandbytes_int8": "bnb-8bit"}
+    packing_toolchains: ClassVar[Mapping[str, str]] = {"gptq": "gptqmodel", "awq": "gptqmodel"}
+    refused_packings: ClassVar[Mapping[str, str]] = {packing: _NATIVE.format(packing) for packing in ("gptq", "awq")}
     log_patterns: ClassVar[Sequence[LogPattern]] = (
         LogPattern(
             pattern=re.compile(r"out of memory|can't allocate memory|MemoryError", re.IGNORECASE),
@@ -86,7 +92,7 @@ class Transformers(Engine):
     )
 
     def support(self, config: EngineConfig, model_format: str) -> Support:
-        """Hugging Face folders; which packings load depends on the toolchain."""
+        """Hugging Face folders."""
         if model_format == "hf":
             return Support(answer=SupportAnswer.YES)
         reason = f"transformers serves Hugging Face checkpoints, not {model_format}: choose engine=llama_cpp"
@@ -142,6 +148,7 @@ class Transformers(Engine):
             batch_tokens=config.max_batch_tokens,
             logit_tokens=config.max_batch_tokens,
             gpu_layers=0 if config.device == "cpu" else None,
+            needs_gpu="" if config.device in ("auto", "cpu") else f"engine.device={config.device}",
             process_bytes=_PROCESS_BYTES,
             unpacks=frozenset({"compressed-tensors"}),
             native=False,

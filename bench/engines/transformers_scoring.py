@@ -31,6 +31,8 @@ class TransformersScorer(LogitScorer):
     engine: ClassVar[str] = "transformers"
     format: ClassVar[str] = "hf"
     worker: ClassVar[Path] = Path(__file__).parent / "workers" / "transformers_scorer.py"
+    # Threads that spin between torch's operations are slow where cores are shared.
+    environment: ClassVar[Mapping[str, str]] = {"OMP_WAIT_POLICY": "PASSIVE"}
     load_methods: ClassVar[frozenset[str]] = frozenset({"bitsandbytes_nf4", "bitsandbytes_int8"})
 
     def __init__(

@@ -73,12 +73,11 @@ class Cell:
     def quantize(self) -> Artefact:
         """Make or reuse the variant; from here on the cell has a key and a folder."""
         config = self.config
-        support = self.engine.serves(config.engine, config.scheme.format_of(config.model), config.scheme.load_method)
-        if support.answer is SupportAnswer.NO:
-            raise Unsupported(support.reason)
+        scheme = config.scheme
+        self.refuse_unsupported(scheme.packing)
         artefact = quantize(
             config.model,
-            config.scheme,
+            scheme,
             cache=self.context.cache,
             progress=self.progress.within(stage="quantize"),
             toolchains=self.context.toolchains,
@@ -93,7 +92,18 @@ class Cell:
         self.open(key)
         self.record["variant"] = artefact.manifest
         self.save()
+        self.refuse_unsupported(str(artefact.manifest.get("packing") or ""))
         return artefact
+
+    def refuse_unsupported(self, packing: str) -> None:
+        """Raise Unsupported with the engine's reason; how weights are packed matters only where they are served."""
+        config, scheme = self.config, self.config.scheme
+        served = self.context.stages.load and bool(config.scenarios)
+        support = self.engine.serves(
+            config.engine, scheme.format_of(config.model), scheme.load_method, packing if served else ""
+        )
+        if support.answer is SupportAnswer.NO:
+            raise Unsupported(support.reason)
 
     def accept(self, judge: Judge) -> None:
         """A fresh process loads the candidate and checks it; raises CellFailure(corrupt) with the figures."""

@@ -48,11 +48,17 @@ class Toolchains:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Context:
-    """The run's surroundings."""
+class Workshop:
+    """Where variants are made and judged."""
 
     cache: Path
+    toolchains: Toolchains = field(default_factory=Toolchains)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context(Workshop):
+    """The run's surroundings."""
+
     run: RunStore
     progress: Progress
     stages: Stages = Stages()
-    toolchains: Toolchains = field(default_factory=Toolchains)

@@ -13,7 +13,7 @@ from bench.base.files import write_json
 from bench.base.progress import Progress
 from bench.engines.base import Engine
 from bench.engines.scoring import ScorableModel, Scorer
-from bench.pipeline.context import Context
+from bench.pipeline.context import Workshop
 from bench.pipeline.keys import task_key
 from bench.plan.config import RunConfig
 from bench.quality.accept import ACCEPTED, accept, check_key
@@ -31,7 +31,7 @@ class Judge:
     """Quality of one variant: the scorer of its engine, and the baseline it is held against."""
 
     def __init__(
-        self, config: RunConfig, variant: Artefact, engine: Engine, context: Context, progress: Progress
+        self, config: RunConfig, variant: Artefact, engine: Engine, context: Workshop, progress: Progress
     ) -> None:
         self._config = config
         self._variant = variant
@@ -53,7 +53,9 @@ class Judge:
     @property
     def _scoring_toolchain(self) -> str:
         """The engine's, unless what the scheme writes can be loaded in another one only."""
-        return self._config.scheme.scoring_toolchain or self._engine.scoring_toolchain(self._config.engine)
+        of_packing = self._engine.packing_toolchains.get(str(self._variant.manifest.get("packing")))
+        own = self._engine.scoring_toolchain(self._config.engine)
+        return self._config.scheme.scoring_toolchain or of_packing or own
 
     @cached_property
     def _scorer(self) -> Scorer:
@@ -105,7 +107,7 @@ class Judge:
                 scorer=self._scorer,
                 out=folder,
                 progress=self._progress.within(stage=f"evaluate {name}"),
-                reasons=self._engine.scoring_reasons(self._config.engine),
+                reasons=self._engine.scoring_reasons(self._config.engine, self._scoring_toolchain),
                 cache=self._context.cache,
                 calibration=calibration_text(self._variant),
             )

@@ -16,9 +16,12 @@ from bench.base.progress import Progress
 from bench.engines.base import Launch, ServedModel, SupportAnswer, engine_of
 from bench.engines.launch import HOST, Endpoint, launched, wait_forever
 from bench.pipeline.cell import served_model
-from bench.pipeline.context import Toolchains
+from bench.pipeline.context import Workshop
+from bench.pipeline.quality import Judge
 from bench.plan.config import RunConfig
-from quantize.run import quantize
+from bench.quality.accept import ACCEPTED
+from bench.store.artefacts import ArtefactStore
+from quantize.run import Artefact, quantize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +40,15 @@ class Serving:
 
 @contextlib.contextmanager
 def serving(config: RunConfig, *, port: int | None, api_key: str, progress: Progress) -> Iterator[Serving]:
-    """Quantize where needed, start the engine, and stop it on leaving."""
+    """Quantize and accept where needed, start the engine, and stop it on leaving."""
     engine = engine_of(config.engine)
     refuse_unsupported(config)
     if port is not None:
         refuse_taken(port)
-    toolchains = Toolchains()
-    artefact = quantize(config.model, config.scheme, cache=cache_dir(), progress=progress, toolchains=toolchains)
+    workshop = Workshop(cache=cache_dir())
+    toolchains = workshop.toolchains
+    artefact = quantize(config.model, config.scheme, cache=workshop.cache, progress=progress, toolchains=toolchains)
+    require_accepted(config, artefact, workshop, progress)
     model = served_model(artefact)
     toolchain = toolchains.ensure(config.engine.toolchain, progress)
     with tempfile.TemporaryDirectory(prefix="quantbench-serve-") as folder:
@@ -61,6 +66,13 @@ def serving(config: RunConfig, *, port: int | None, api_key: str, progress: Prog
             api_key=api_key,
         ) as endpoint:
             yield Serving(url=endpoint.url, model=endpoint.model, key_file=key_file, endpoint=endpoint)
+
+
+def require_accepted(config: RunConfig, artefact: Artefact, workshop: Workshop, progress: Progress) -> None:
+    """Accept the variant as a run does, unless it was accepted before; raises CellFailure(corrupt) with figures."""
+    last = ArtefactStore(workshop.cache / "artefacts").last_acceptance(artefact.key)
+    if last is None or last.get("verdict") != ACCEPTED:
+        Judge(config, artefact, engine_of(config.engine), workshop, progress).accept()
 
 
 def print_command(config: RunConfig, *, port: int | None) -> tuple[str, list[str]]:
@@ -94,6 +106,6 @@ def refuse_taken(port: int) -> None:
 def refuse_unsupported(config: RunConfig) -> None:
     """Raise UsageError with the engine's own reason when it cannot serve what the scheme makes."""
     engine, scheme = engine_of(config.engine), config.scheme
-    support = engine.serves(config.engine, scheme.format_of(config.model), scheme.load_method)
+    support = engine.serves(config.engine, scheme.format_of(config.model), scheme.load_method, scheme.packing)
     if support.answer is SupportAnswer.NO:
         raise UsageError(support.reason)

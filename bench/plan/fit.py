@@ -118,12 +118,19 @@ class CellFit:
 
 
 def fit_cells(
-    cells: Sequence[CellSpec], hardware: Hardware, *, cache: Path, ask_hub: bool = False, strict: bool = True
+    cells: Sequence[CellSpec],
+    hardware: Hardware,
+    *,
+    cache: Path,
+    ask_hub: bool = False,
+    strict: bool = True,
+    served: bool = True,
 ) -> list[CellFit]:
     """Each cell's fit. With `ask_hub`, the headers of a model that is on a hub only are fetched and thrown away.
 
     Raises UsageError for a model that cannot be used, such as a path where there is nothing; without `strict` that
-    leaves its cells unknown, since a plan may be meant for another machine.
+    leaves its cells unknown, since a plan may be meant for another machine. What is not `served` is supported where
+    its scorer loads it.
     """
     with contextlib.ExitStack() as stack:
         seen: dict[str, Source | str] = {}
@@ -139,7 +146,7 @@ def fit_cells(
                     seen[key] = str(error)
             return seen[key]
 
-        return [_fit(spec, hardware, look) for spec in cells]
+        return [_fit(spec, hardware, look, served=served) for spec in cells]
 
 
 def _source_or_reason(model: ModelConfig, cache: Path, stack: contextlib.ExitStack, *, ask_hub: bool) -> Source | str:
@@ -158,18 +165,23 @@ def _source_or_reason(model: ModelConfig, cache: Path, stack: contextlib.ExitSta
     return "the model is not on this machine, so its headers are not known; quantbench quantize fetches it"
 
 
-def _fit(spec: CellSpec, hardware: Hardware, look: Callable[[ModelConfig], Source | str]) -> CellFit:
+def _fit(spec: CellSpec, hardware: Hardware, look: Callable[[ModelConfig], Source | str], *, served: bool) -> CellFit:
     config = spec.config
     if config is None:
         return CellFit(label=spec.label, support=_no(spec.error or "its overrides do not compose"))
     engine = engine_of(config.engine)
     footprint = engine.footprint(config.engine)
-    support = engine.serves(config.engine, config.scheme.format_of(config.model), config.scheme.load_method)
+    scheme = config.scheme
+    packing = scheme.packing if served else ""
+    support = engine.serves(config.engine, scheme.format_of(config.model), scheme.load_method, packing)
+    if scheme.without_gpu and not hardware.gpus:
+        support = _no(scheme.without_gpu)
+    support = _with_gpus(support, footprint, hardware)
     source = look(config.model)
     if isinstance(source, str):
-        return CellFit(label=spec.label, unknown=source, support=_with_gpus(support, footprint, hardware))
+        return CellFit(label=spec.label, unknown=source, support=support)
     try:
-        found = estimate(source, config.scheme)
+        found = estimate(source, scheme)
     except UnknownSize as error:
         return CellFit(label=spec.label, unknown=str(error), support=support)
     except UsageError as error:  # what the scheme refuses
@@ -186,7 +198,7 @@ def _fit(spec: CellSpec, hardware: Hardware, look: Callable[[ModelConfig], Sourc
         serving=serving,
         needs=tuple(needs),
         unknown=_why_unknown(found.shape, serving, share, config, hardware),
-        support=_with_gpus(support, footprint, hardware),
+        support=support,
         notes=(*found.notes, *found.shape.notes, *((_NO_MAIN_MEMORY,) if not_judged else ())),
     )
 
@@ -280,8 +292,9 @@ def _with_gpus(support: Support, footprint: Footprint, hardware: Hardware) -> Su
     """The engine's answer, and whether there are the GPUs it is set to use."""
     if support.answer is SupportAnswer.NO:
         return support
-    if footprint.gpu_layers and not hardware.gpus:
-        return _no(f"engine.gpu_layers={footprint.gpu_layers}, and there is no GPU")
+    needing = f"engine.gpu_layers={footprint.gpu_layers}" if footprint.gpu_layers else footprint.needs_gpu
+    if needing and not hardware.gpus:
+        return _no(f"{needing}, and there is no GPU")
     wanted = footprint.gpus or 1
     if wanted > max(1, hardware.gpus):
         return _no(f"the engine is set to use {wanted} GPUs, there are {hardware.gpus}")

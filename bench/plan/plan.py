@@ -81,16 +81,25 @@ def plan(overrides: Sequence[str], *, multirun: bool = False, config_dir: Path |
 
 
 def _compose_cell(overrides: Sequence[str], config_dir: Path | None, shared: SharedComposes) -> RunConfig:
-    config = compose("run", overrides, RunConfig, config_dir=config_dir, shared=shared)
-    other = _ENGINE_OF_FORMAT.get(config.scheme.format_of(config.model))
-    if other is not None and not any(_key(override) == "engine" for override in overrides):
-        config = compose("run", [f"engine={other}", *overrides], RunConfig, config_dir=config_dir, shared=shared)
-    config = _with_baseline(config)
+    config = _with_baseline(_with_engine(overrides, config_dir, shared))
     for name in config.scenarios:
         config.scenario(name)
     for name in config.tasks:
         config.task(name)
     return config
+
+
+def _with_engine(overrides: Sequence[str], config_dir: Path | None, shared: SharedComposes) -> RunConfig:
+    """The config with the engine of the scheme's format where none is chosen."""
+    chosen = any(_key(override) == "engine" for override in overrides)
+    # Settings of an engine that is not known yet may be none of the default's.
+    first = [override for override in overrides if chosen or not _key(override).startswith("engine.")]
+    config = compose("run", first, RunConfig, config_dir=config_dir, shared=shared)
+    other = None if chosen else _ENGINE_OF_FORMAT.get(config.scheme.format_of(config.model))
+    if other is None and len(first) == len(overrides):
+        return config
+    choice = [] if other is None else [f"engine={other}"]
+    return compose("run", [*choice, *overrides], RunConfig, config_dir=config_dir, shared=shared)
 
 
 def _key(override: str) -> str:

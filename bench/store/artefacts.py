@@ -59,11 +59,20 @@ class ArtefactStore:
 
     def acceptance(self, key: str, check_key: str) -> dict[str, Any] | None:
         """The recorded verdict of acceptance check `check_key` on an artefact, or None."""
+        record = self._acceptance(key)
+        return record["result"] if record is not None and record.get("check") == check_key else None
+
+    def last_acceptance(self, key: str) -> dict[str, Any] | None:
+        """The verdict on an artefact that was recorded last, whatever the check, or None."""
+        record = self._acceptance(key)
+        return None if record is None else record["result"]
+
+    def _acceptance(self, key: str) -> dict[str, Any] | None:
         try:
             record = read_json(self.directory(key) / ACCEPTANCE)
         except (FileNotFoundError, json.JSONDecodeError):
             return None
-        return record["result"] if isinstance(record, dict) and record.get("check") == check_key else None
+        return record if isinstance(record, dict) else None
 
     def record_acceptance(self, key: str, check_key: str, result: dict[str, Any]) -> None:
         """Remember the verdict beside the artefact."""

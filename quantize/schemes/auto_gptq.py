@@ -14,12 +14,13 @@ from quantize.samples import SampleSetConfig
 from quantize.schemes.gptq import ActOrder
 from quantize.schemes.hf import GroupedConfig
 from quantize.schemes.llmcompressor import grouped_bits
-from quantize.source import Source
 from quantize.transformers4 import make_readable
 
 _BITS = (2, 3, 4, 8)
 #: Outputs whose zero points share integers, whatever the bits.
 _PACKED = 32
+_GPU_ONLY = "scheme=auto_gptq: AutoGPTQ quantizes on an NVIDIA GPU only"
+_INSTEAD = "use scheme=gptqmodel_gptq, which writes the same format, or scheme=gptq_w4a16"
 
 
 @schema("scheme", "auto_gptq")
@@ -33,6 +34,7 @@ class AutoGptqConfig(GroupedConfig):
     worker: ClassVar[str] = "auto_gptq_worker"
     tool: ClassVar[str] = "AutoGPTQ"
     titled: ClassVar[frozenset[str]] = frozenset({"bits"})
+    without_gpu: ClassVar[str] = f"{_GPU_ONLY}; {_INSTEAD}"
 
     kind: str = "auto_gptq"
     toolchain: str = not_identity("autoawq")
@@ -72,16 +74,11 @@ class AutoGptqConfig(GroupedConfig):
     def sample_set(self) -> SampleSetConfig | None:
         return self.calibration
 
-    def check(self, source: Source) -> None:
-        """Without a GPU nothing is made, not even the toolchain."""
+    def check_machine(self) -> None:
         from bench.toolchains.config import Accelerator, load_toolchain_config
 
         if load_toolchain_config(self.toolchain).accelerator is Accelerator.cpu:
-            raise UsageError(
-                f"scheme=auto_gptq: AutoGPTQ quantizes on an NVIDIA GPU only, and toolchain {self.toolchain} is for "
-                "CPUs; use scheme=gptqmodel_gptq, which writes the same format, or scheme=gptq_w4a16"
-            )
-        super().check(source)
+            raise UsageError(f"{_GPU_ONLY}, and toolchain {self.toolchain} is for CPUs; {_INSTEAD}")
 
     def settle(self, layers: LayerInventory) -> dict[str, Any]:
         for layer in layers.quantized:

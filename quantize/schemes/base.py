@@ -85,6 +85,8 @@ class SchemeConfig:
 
     #: Raised when the same config begins to give other bytes.
     worker_version: ClassVar[int] = 1
+    #: Why it quantizes on an NVIDIA GPU only, and what to do without one; empty: it needs none.
+    without_gpu: ClassVar[str] = ""
 
     kind: str = "?"
     toolchain: str = not_identity("")
@@ -138,6 +140,9 @@ class SchemeConfig:
 
     def check(self, source: Source) -> None:
         """Refuse what cannot be made of `source`, from headers alone and before any work; raises UsageError."""
+
+    def check_machine(self) -> None:
+        """Refuse what cannot be made on this machine, before any toolchain is made; raises UsageError."""
 
     def prior(self, source: Source) -> SchemeConfig | None:
         """The scheme whose artefact is read in the source's place and enters the key; None: the source is read."""

@@ -208,6 +208,23 @@ def test_a_bad_checkpoint_is_one_line_and_exit_code_2(
     assert answer.stderr.splitlines()[-1] == line
 
 
+def test_a_corrupt_variant_is_not_served(workspace: Workspace) -> None:
+    """The bound on the divergence is one that Q4_0 cannot meet; the second time the verdict is remembered."""
+    overrides = ("scheme=gguf_q4_0", "scheme.max_divergence=0.0001")
+    cache = workspace.folder / "cache"
+    cache.mkdir()
+    for part in ("toolchains", "sources"):
+        (cache / part).symlink_to(workspace.cache / part)
+    own = Workspace(folder=workspace.folder, cache=cache)
+    for _ in range(2):
+        answer = own.run("serve", *overrides)
+        assert answer.returncode == 1, answer.stdout + answer.stderr
+        (line,) = said(answer)
+        assert "Q4_0 is not accepted: its mean divergence" in line
+        assert "serving" not in answer.stdout
+    assert "accepting" not in answer.stderr
+
+
 def test_a_task_without_its_data_fails_alone(workspace: Workspace) -> None:
     answer = workspace.run("evaluate", *SMALL, "scheme=gguf_q8_0", "tasks.divergence.text=nowhere.txt")
     assert answer.returncode == 2, answer.stdout + answer.stderr

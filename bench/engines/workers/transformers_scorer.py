@@ -115,6 +115,18 @@ def prompt_tokens(tokenizer: Any, bos: int | None, text: str) -> Ids:
 # Models
 
 
+def widen(model: Any) -> None:
+    """Have a compressed-tensors checkpoint compute in 32 bits throughout.
+
+    transformers keeps the stored type of what it renames, such as Mixtral's routers, and unpacks experts to bfloat16; a
+    32-bit activation cannot be multiplied with those.
+    """
+    if getattr(model, "quantization_method", None) == "compressed-tensors":
+        for parameter in model.parameters():
+            if parameter.dtype in (torch.bfloat16, torch.float16):
+                parameter.data = parameter.data.to(torch.float32)
+
+
 class Model:
     """A loaded checkpoint. `dtype`: `float32`, or `as_stored`; `load_method`: how it is quantized now, or empty."""
 
@@ -139,6 +151,8 @@ class Model:
             if info.get(problem):
                 first = sorted(map(str, info[problem]))[:3]
                 raise ScorerError("load_failed", f"it does not load whole: {problem} {first}")
+        if wanted is torch.float32:
+            widen(self.model)
         self.model.eval()
         if not getattr(self.model, "quantization_method", None):
             self.model.to(self.device)

@@ -130,8 +130,14 @@ def test_xllamacpp_gets_its_settings_as_json() -> None:
 def test_xllamacpp_says_that_another_build_scores() -> None:
     config = XllamacppConfig()
     assert engine_of(config).scoring_toolchain(config) == "llama_cpp"
-    assert engine_of(config).scoring_reasons(config) == (Reason.SCORING_BUILD_DIFFERS,)
-    assert engine_of(LlamaCppConfig()).scoring_reasons(LlamaCppConfig()) == ()
+    assert engine_of(config).scoring_reasons(config, "llama_cpp") == (Reason.SCORING_BUILD_DIFFERS,)
+    assert engine_of(LlamaCppConfig()).scoring_reasons(LlamaCppConfig(), "llama_cpp") == ()
+
+
+def test_llama_cpp_python_scores_with_the_library_that_serves_unless_a_scheme_names_another() -> None:
+    config = LlamaCppPythonConfig()
+    assert engine_of(config).scoring_reasons(config, "llama_cpp") == ()
+    assert engine_of(config).scoring_reasons(config, "another") == (Reason.SCORING_BUILD_DIFFERS,)
 
 
 @pytest.mark.parametrize("config", [LlamaCppConfig(), XllamacppConfig(), LlamaCppPythonConfig()])

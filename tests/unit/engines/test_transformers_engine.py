@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from bench.base.errors import FailureKind, UsageError
+from bench.base.validity import Reason
 from bench.engines.base import Launch, ServedModel, SupportAnswer, engine_of
 from bench.engines.launch import died
 from bench.engines.scoring import ScoredOn
@@ -88,8 +89,37 @@ def test_hugging_face_checkpoints_are_served_and_others_are_not() -> None:
     assert refused.answer is SupportAnswer.NO
     assert "choose engine=llama_cpp" in refused.reason
     assert engine_of(config).scoring_toolchain(config) == "llmcompressor"
-    assert engine_of(config).scoring_reasons(config) == ()
+    assert engine_of(config).scoring_reasons(config, "llmcompressor") == ()
+    assert engine_of(config).scoring_reasons(config, "gptqmodel") == (Reason.SCORING_BUILD_DIFFERS,)
     assert engine_of(config).metrics_path is None
+
+
+@pytest.mark.parametrize("packing", ["gptq", "awq"])
+@pytest.mark.parametrize("toolchain", ["llmcompressor", "gptqmodel", "mine"])
+def test_checkpoints_that_need_gptqmodel_are_not_served(packing: str, toolchain: str) -> None:
+    config = TransformersConfig(toolchain=toolchain)
+    refused = engine_of(config).serves(config, "hf", packing=packing)
+    assert refused.answer is SupportAnswer.NO
+    assert refused.reason == (
+        f"transformers serves native {packing} checkpoints only with GPTQModel beside its server, which no toolchain "
+        f"here has: serve it with vLLM, or use scheme={packing}_w4a16"
+    )
+
+
+def test_other_packings_are_served_and_a_wrong_format_is_said_first() -> None:
+    config = TransformersConfig()
+    for packing in ("", "none", "compressed-tensors", "bitsandbytes"):
+        assert engine_of(config).serves(config, "hf", packing=packing).answer is SupportAnswer.YES
+    assert "not gguf" in engine_of(config).serves(config, "gguf", packing="gptq").reason
+
+
+def test_a_device_that_is_named_needs_a_gpu() -> None:
+    needs = [engine_of(config).footprint(config).needs_gpu for config in map(on_device, ("auto", "cpu", "cuda:0"))]
+    assert needs == ["", "", "engine.device=cuda:0"]
+
+
+def on_device(device: str) -> TransformersConfig:
+    return TransformersConfig(device=device)
 
 
 def test_settings_that_cannot_be_meant() -> None:

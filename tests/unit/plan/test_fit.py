@@ -20,6 +20,7 @@ from bench.plan.fit import CellFit, Need, Verdict, cache_bytes, fit_cells, gpu_s
 from bench.plan.plan import plan
 from bench.telemetry.hardware import Hardware
 from quantize.estimate import Estimate
+from quantize.schemes.auto_gptq import AutoGptqConfig
 from quantize.shape import CacheShape, ModelShape
 from tests.unit.quantize.gguf_writer import STRING, UINT32, pair, text, write_gguf
 from tests.unit.quantize.safetensors_writer import write_safetensors
@@ -213,6 +214,52 @@ def test_layers_for_a_gpu_that_is_not_there_are_not_supported(tmp_path: Path) ->
     assert "there is no GPU" in found.support.reason
 
 
+def folder_of(tmp_path: Path) -> Path:
+    """A checkpoint of one layer."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    config = {"num_hidden_layers": 1, "hidden_size": 64, "num_attention_heads": 1, "vocab_size": 9}
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", **config}))
+    write_safetensors(folder / "model.safetensors", {"model.layers.0.mlp.up_proj.weight": ("BF16", (64, 64))})
+    return folder
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_gpu_that_is_named_must_be_there(known: bool, tmp_path: Path) -> None:
+    model = ("model=local", f"model.path={folder_of(tmp_path)}") if known else ("model=smollm2",)
+    overrides = (*model, "scheme=fp8_dynamic", "engine=transformers")
+    (there,) = fits(tmp_path, GPU, *overrides, "engine.device=cuda:0")
+    assert there.support.answer is SupportAnswer.YES
+    (missing,) = fits(tmp_path, CPU, *overrides, "engine.device=cuda:0")
+    assert missing.support.answer is SupportAnswer.NO
+    assert missing.support.reason == "engine.device=cuda:0, and there is no GPU"
+    (free,) = fits(tmp_path, CPU, *overrides, "engine.device=auto")
+    assert free.support.answer is SupportAnswer.YES
+
+
+def test_a_scheme_that_needs_a_gpu_is_held_against_the_hardware_that_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AutoGptqConfig, "check_machine", lambda _: pytest.fail("this machine was asked"))
+    monkeypatch.setattr(Transformers, "refused_packings", {})
+    overrides = ("model=local", f"model.path={folder_of(tmp_path)}", "scheme=auto_gptq", "scheme.group_size=64")
+    (there,) = fits(tmp_path, GPU, *overrides)
+    assert (there.support.answer, there.verdict) == (SupportAnswer.YES, Verdict.FITS)
+    (missing,) = fits(tmp_path, CPU, *overrides)
+    assert missing.support.answer is SupportAnswer.NO
+    assert "on an NVIDIA GPU only; use scheme=gptqmodel_gptq" in missing.support.reason
+
+
+@pytest.mark.parametrize("scheme", ["gptqmodel_gptq", "gptqmodel_awq", "autoawq", "auto_gptq"])
+def test_what_transformers_cannot_load_is_not_supported(scheme: str, tmp_path: Path) -> None:
+    (found,) = fits(tmp_path, GPU, "model=smollm2", f"scheme={scheme}")
+    assert found.support.answer is SupportAnswer.NO
+    assert "serve it with vLLM" in found.support.reason
+    cells = plan(["model=smollm2", f"scheme={scheme}"]).cells
+    (unserved,) = fit_cells(cells, GPU, cache=tmp_path / "cache", served=False)
+    assert unserved.support.answer is SupportAnswer.YES
+
+
 def test_main_memory_that_is_not_given_is_not_judged(tmp_path: Path) -> None:
     elsewhere = dataclasses.replace(GPU, main_bytes=None)
     found = local(tmp_path, elsewhere, "engine.gpu_layers=99")
@@ -260,13 +307,7 @@ def test_a_cell_that_does_not_compose_has_its_reason(tmp_path: Path) -> None:
 def test_a_gpu_without_kernels_for_a_format_is_told_of_engines_that_use_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    config = {"num_hidden_layers": 1, "hidden_size": 64, "num_attention_heads": 1, "vocab_size": 9}
-    (folder / "config.json").write_text(json.dumps({"model_type": "llama", **config}))
-    matrix = {"model.layers.0.mlp.up_proj.weight": ("BF16", (64, 64))}
-    write_safetensors(folder / "model.safetensors", matrix)
-    overrides = ("model=local", f"model.path={folder}", "scheme=fp8_dynamic")
+    overrides = ("model=local", f"model.path={folder_of(tmp_path)}", "scheme=fp8_dynamic")
     (unpacking,) = fits(tmp_path, GPU, *overrides)
     assert unpacking.support.answer is SupportAnswer.YES
     monkeypatch.setattr(Transformers, "footprint", lambda *_: Footprint(tokens=100))

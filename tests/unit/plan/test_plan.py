@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bench.base.compose import compose
 from bench.base.errors import UsageError
+from bench.engines.llama_cpp import LlamaCppConfig
+from bench.engines.transformers import TransformersConfig
 from bench.pipeline.schemas import register_all
 from bench.plan.config import RunConfig
 from bench.plan.plan import Plan, plan
@@ -150,6 +154,43 @@ def test_without_a_choice_the_engine_and_the_baseline_are_those_of_the_format() 
     assert only("scheme=gptq_w4a16", "engine=xllamacpp").engine.kind == "xllamacpp", "a choice stands"
     assert only("scheme=gguf_f16").scheme == only("scheme=gguf_f16").baseline
     assert only("scheme=gguf_q4_0", "scheme@baseline=gguf_q8_0").baseline.label == "Q8_0"
+
+
+def test_settings_of_an_engine_that_is_not_named_are_those_of_the_formats_engine() -> None:
+    found = only("scheme=fp8_dynamic", "engine.device=cpu")
+    assert found.engine == TransformersConfig(device="cpu")
+    llama = only("scheme=gguf_q8_0", "engine.gpu_layers=3", "+engine.threads=2")
+    assert llama.engine == LlamaCppConfig(gpu_layers=3, threads=2)
+    with pytest.raises(UsageError, match=r"'engine\.gpu_layers' is not a known key.*device"):
+        only("scheme=fp8_dynamic", "engine.gpu_layers=3")
+    with pytest.raises(UsageError, match=r"'engine\.device' is not a known key.*gpu_layers"):
+        only("scheme=gguf_q8_0", "engine.device=cpu")
+    with pytest.raises(UsageError, match=r"'engine\.device' is not a known key.*gpu_layers"):
+        only("scheme=fp8_dynamic", "engine=llama_cpp", "engine.device=cpu")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "count"),
+    [
+        (["scheme=gguf_q8_0"], 1),
+        (["scheme=gguf_q8_0", "engine=llama_cpp", "engine.threads=1"], 1),
+        (["scheme=gguf_q8_0", "engine.threads=1"], 2),
+        (["scheme=fp8_dynamic"], 2),
+        (["scheme=fp8_dynamic", "engine.device=cpu"], 2),
+    ],
+)
+def test_a_cell_is_composed_twice_only_where_its_engine_depends_on_it(
+    overrides: list[str], count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roots: list[str] = []
+
+    def counted(root: str, *rest: Any, **options: Any) -> Any:
+        roots.append(root)
+        return compose(root, *rest, **options)
+
+    monkeypatch.setattr("bench.plan.plan.compose", counted)
+    plan(overrides)
+    assert roots.count("run") == count
 
 
 def test_a_packed_folder_is_its_own_baseline_until_a_base_model_is_named(tmp_path: Path) -> None:

@@ -253,16 +253,23 @@ def test_autogptq_is_refused_without_a_gpu_before_any_toolchain_is_made(tmp_path
     )
 
 
-def test_autogptq_is_not_refused_over_a_toolchain_for_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_autogptq_is_not_refused_over_a_toolchain_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     from bench.toolchains import config
 
     read = config.load_toolchain_config
     monkeypatch.setattr(
         config, "load_toolchain_config", lambda name: read(name, overrides=["toolchain.accelerator=cuda"])
     )
+    AutoGptqConfig().check_machine()
+
+
+def test_what_can_be_made_of_a_source_is_not_asked_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`quantbench fit` checks for other machines."""
+    monkeypatch.setattr("bench.toolchains.config.load_toolchain_config", lambda _: pytest.fail("was asked"))
     folder = checkpoint(tmp_path / "m", LLAMA)
-    source = Source(path=folder, format=SourceFormat.hf, digest="sha256:0", name="m")
-    AutoGptqConfig().check(source)
+    AutoGptqConfig().check(Source(path=folder, format=SourceFormat.hf, digest="sha256:0", name="m"))
 
 
 # What workers are told

@@ -81,3 +81,5 @@ def test_acceptance_is_remembered_for_its_check_only(tmp_path: Path) -> None:
     store.record_acceptance("k", "check-1", {"verdict": "accepted"})
     assert store.acceptance("k", "check-1") == {"verdict": "accepted"}
     assert store.acceptance("k", "check-2") is None
+    assert store.last_acceptance("k") == {"verdict": "accepted"}
+    assert store.last_acceptance("other") is None
