@@ -21,7 +21,15 @@ from bench.base.schema import not_identity
 from bench.toolchains.worker import WorkerError, run_worker
 from quantize.artefact import SKETCH_FILE
 from quantize.checkpoint import safe_view
-from quantize.layers import LayerInventory, choose_group_size, gguf_layers, linear_layers, read_model_config
+from quantize.layers import (
+    LayerInventory,
+    choose_group_size,
+    gguf_layers,
+    held_notes,
+    linear_layers,
+    read_model_config,
+    refuse_held,
+)
 from quantize.packed import Contents, contents, method_of, read_config
 from quantize.schemes.base import Job, Product, SchemeConfig
 from quantize.source import Source, SourceFormat
@@ -70,6 +78,8 @@ class HfSchemeConfig(SchemeConfig):
     titled: ClassVar[frozenset[str]] = frozenset()
     #: Whether the quantizer takes apart experts that are stored in one tensor.
     fused_experts: ClassVar[bool] = False
+    #: Whether the quantizer sees experts as linear layers.
+    sees_experts: ClassVar[bool] = True
 
     toolchain: str = not_identity("llmcompressor")
     threads: int = not_identity(0)
@@ -148,13 +158,20 @@ class HfSchemeConfig(SchemeConfig):
         if self.sample_set is not None:
             self.sample_set.check()
         if source.format is SourceFormat.gguf:
-            self.settle(gguf_layers(source.path, self.ignore))
+            layers = gguf_layers(source.path, self.ignore)
+            if not self.sees_experts:
+                refuse_held(layers, self.tool, source.path.name)
+            self.settle(layers)
         else:
-            self.settle(self._layers(source.path))
+            self.settle(self.layers_of(source.path))
 
-    def _layers(self, folder: Path) -> LayerInventory:
+    def layers_of(self, folder: Path) -> LayerInventory:
+        """The layers of a checkpoint as this quantizer sees them; raises UsageError for one it can make nothing of."""
         refuse_quantized(folder)
         layers = linear_layers(folder, self.ignore)
+        if not self.sees_experts:
+            layers = layers.without_experts()
+            refuse_held(layers, self.tool, folder.name)
         if layers.fused and not self.fused_experts:
             raise UsageError(
                 f"{folder.name}: {layers.fused[0].name} holds {layers.fused[0].count} experts in one tensor, which "
@@ -167,7 +184,7 @@ class HfSchemeConfig(SchemeConfig):
         prior = self.prior(job.source)
         made_from = None if prior is None else job.make(prior)
         folder = job.source.path if made_from is None else made_from.model_path
-        layers = self._layers(folder)
+        layers = self.layers_of(folder)
         settled = self.settle(layers)
         _refuse_full_disk(job.work, layers, self.weight_bits, self.label)
         scratch = job.work / "scratch"
@@ -182,12 +199,14 @@ class HfSchemeConfig(SchemeConfig):
             "calibration": calibration,
             "layers": [layer.name for layer in layers.quantized],
             "ignore": list(layers.ignore),
+            "asked_ignore": list(self.ignore),
             "skip": [layer.name for layer in layers.skipped],
             "threads": self.threads or len(os.sched_getaffinity(0)),
             "accelerator": job.toolchain.accelerator,
             **self.options(scratch),
         }
         result = self._run(job, scratch, request)
+        _refuse_more(layers, result, self.tool, job.log)
         files = _keep(scratch / "out", view, job.work)
         if record is not None:
             record["sketch"] = _write_sketch(scratch, job.work)
@@ -206,6 +225,7 @@ class HfSchemeConfig(SchemeConfig):
             warnings=[
                 *(made_from.manifest["warnings"] if made_from else []),
                 *self.notes(layers, settled),
+                *([] if self.sees_experts else held_notes(layers, self.tool)),
                 *_unexpected(layers, result),
                 *_short_calibration(calibration, result),
                 *result.get("warnings", []),
@@ -217,7 +237,10 @@ class HfSchemeConfig(SchemeConfig):
             label=self._label(group_size),
             calibration=None if record is None else {**record, **(result.get("calibration") or {})},
             quantized_layers=int(result["quantized_layers"]),
-            skipped_layers=[str(name) for name in result["skipped_layers"]],
+            skipped_layers=[
+                *(str(name) for name in result["skipped_layers"]),
+                *(() if self.sees_experts else layers.expert_modules),
+            ],
             group_size=group_size,
             peak_gpu_bytes=result.get("peak_gpu_bytes"),
         )
@@ -255,9 +278,13 @@ class HfSchemeConfig(SchemeConfig):
             raise as_failure(error, self.tool, job.work) from error
 
     def environment(self, job: Job) -> dict[str, str]:
-        """Variables of the worker's process beside the toolchain's own."""
+        """Variables of the worker's process beside the toolchain's own.
+
+        Quantizers do many small operations. Threads that spin between them make each wait for a whole slice of the
+        scheduler as soon as anything else runs: where cores are shared that is twenty times the work.
+        """
         threads = str(self.threads or len(os.sched_getaffinity(0)))
-        return {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        return {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
 
     def _read_back(self, job: Job) -> Contents:
         """What the headers of the written checkpoint say; one that cannot be read is the quantizer's failure."""
@@ -342,6 +369,22 @@ def _unexpected(layers: LayerInventory, result: Mapping[str, Any]) -> list[str]:
     if done >= expected:
         return []
     return [f"{done} of {expected} linear layers were quantized: the rest are no separate layers once they are loaded"]
+
+
+def _refuse_more(layers: LayerInventory, result: Mapping[str, Any], tool: str, log: Path) -> None:
+    """Raise CellFailure where more layers were quantized than the checkpoint has: some should have been left.
+
+    A tensor of all experts may hold two layers of each.
+    """
+    most = sum(layer.count * (2 if layer.count > 1 else 1) for layer in layers.quantized)
+    done = int(result["quantized_layers"])
+    if done > most:
+        raise CellFailure(
+            FailureKind.QUANTIZER,
+            f"{tool} quantized {done} layers, at most {most} were asked for: layers may have other names once they are "
+            "loaded, so that scheme.ignore did not reach them; give a regex (re:...) that fits both names",
+            log_tail=tail(log),
+        )
 
 
 def _keep(out: Path, view: Path, work: Path) -> list[str]:

@@ -60,7 +60,7 @@ def test_request_product_and_manifest(tools: FakeBench, model: Path) -> None:
     (asked,) = tools.asked
     assert asked["recipe"]["modifiers"][0]["config_groups"]["group_0"]["weights"]["group_size"] == 128
     assert len(asked["layers"]) == LAYERS
-    assert (asked["skip"], asked["ignore"][0]) == (["lm_head"], "lm_head")
+    assert (asked["skip"], asked["ignore"][0], asked["asked_ignore"]) == (["lm_head"], "lm_head", [])
     assert (asked["threads"], asked["omp"], asked["accelerator"], asked["devices"]) == (3, "3", "cpu", "disk")
     calibration = asked["calibration"]
     told = {name: calibration[name] for name in ("samples", "length", "chat_template", "seed")}
@@ -148,6 +148,36 @@ def test_a_worker_that_wrote_nothing_packed_is_the_quantizers_failure(tools: Fak
     ) as caught:
         tools.make(model, GptqConfig())
     assert caught.value.kind is FailureKind.QUANTIZER
+
+
+def test_more_layers_than_were_asked_for_are_the_quantizers_failure(tools: FakeBench, model: Path) -> None:
+    """A name that is another one after loading is not ignored."""
+    tools.result["quantized_layers"] = LAYERS
+    tools.behave(WORKER)
+    with pytest.raises(CellFailure, match="llm-compressor quantized 14 layers, at most 13 were asked for") as caught:
+        tools.make(model, GptqConfig(ignore=["model.layers.0.mlp.down_proj"]))
+    assert caught.value.kind is FailureKind.QUANTIZER
+    assert tools.asked[0]["asked_ignore"] == ["model.layers.0.mlp.down_proj"]
+    assert not list((tools.cache / "artefacts").glob("[!.]*"))
+
+
+def test_two_layers_of_an_expert_may_lie_in_one_tensor(tools: FakeBench, tmp_path: Path) -> None:
+    fused = {"model.layers.0.mlp.experts.gate_up_proj": (4, 256, 128)}
+    folder = checkpoint(tmp_path / "moe", {**LLAMA, **fused}, model_type="qwen3_5_moe")
+    tools.result["quantized_layers"] = LAYERS + 8
+    tools.behave(WORKER)
+    assert tools.make(folder, GptqConfig(group_size=-1)).manifest["quantized_layers"] == LAYERS + 8
+
+
+def test_experts_that_are_left_are_told(tools: FakeBench, tmp_path: Path) -> None:
+    experts = {f"model.layers.0.mlp.experts.{n}.down_proj.weight": (256, 64) for n in range(4)}
+    folder = checkpoint(tmp_path / "moe", {**LLAMA, **experts}, model_type="qwen3_moe")
+    tools.result["calibration"] = None
+    tools.behave("bitsandbytes_worker")
+    manifest = tools.make(folder, BitsandbytesConfig()).manifest
+    assert manifest["skipped_layers"] == ["lm_head", "model.layers.0.mlp.experts"]
+    (warning,) = manifest["warnings"]
+    assert warning.startswith("the experts, 4 % of the weights, are not quantized: bitsandbytes packs linear layers")
 
 
 def test_too_little_space_is_said_before_the_work(
