@@ -32,11 +32,13 @@ class Architecture:
     """What is particular to one architecture.
 
     `skipped`: ignore entries. `transposed`: experts that are stored in one tensor lie as (experts, inputs, outputs)
-    instead of (experts, outputs, inputs). `refused`: why its layers cannot be quantized at all.
+    instead of (experts, outputs, inputs). `fused`: transformers loads its experts from one tensor only, and not by the
+    names of single ones. `refused`: why its layers cannot be quantized at all.
     """
 
     skipped: tuple[str, ...] = _ALWAYS
     transposed: bool = False
+    fused: bool = False
     refused: str = ""
 
     def is_linear(self, name: str, shape: tuple[int, ...]) -> bool:
@@ -52,14 +54,15 @@ class Architecture:
         return _ROW.search(name) is not None
 
 
-def _moe(*routers: str, transposed: bool = False) -> Architecture:
+def _moe(*routers: str, transposed: bool = False, fused: bool = False) -> Architecture:
     patterns = tuple(_ROUTER.format(name=re.escape(router)) for router in routers)
-    return Architecture(skipped=(*_ALWAYS, *patterns), transposed=transposed)
+    return Architecture(skipped=(*_ALWAYS, *patterns), transposed=transposed, fused=fused)
 
 
 _GATE = _moe("mlp.gate")
 _ROUTED = _moe("router")
 _QWEN = _moe("mlp.gate", "mlp.shared_expert_gate")
+_GRANITE = _moe("router", "router.layer", fused=True)
 _CONV1D = Architecture(refused="its layers are Conv1D modules, not linear ones, which no quantizer here can pack")
 
 ARCHITECTURES: Mapping[str, Architecture] = {
@@ -75,17 +78,17 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "glm4_moe": _GATE,
     "glm4_moe_lite": _GATE,
     "gpt2": _CONV1D,
-    "gpt_oss": _moe("router", transposed=True),
-    "granitemoe": _moe("router", "router.layer"),
-    "granitemoehybrid": _moe("router", "router.layer"),
-    "granitemoeshared": _moe("router", "router.layer"),
+    "gpt_oss": _moe("router", transposed=True, fused=True),
+    "granitemoe": _GRANITE,
+    "granitemoehybrid": _GRANITE,
+    "granitemoeshared": _GRANITE,
     "hunyuan_v1_moe": _moe("mlp.gate", "mlp.gate.wg"),
     "imagegpt": _CONV1D,
     "jamba": _ROUTED,
     "jetmoe": _moe("router", "router.layer"),
     "lfm2_moe": _moe("feed_forward.gate"),
-    "llama4": _moe("router", transposed=True),
-    "llama4_text": _moe("router", transposed=True),
+    "llama4": _moe("router", transposed=True, fused=True),
+    "llama4_text": _moe("router", transposed=True, fused=True),
     "minimax": _moe("mlp.gate", "block_sparse_moe.gate"),
     "minimax_m2": _moe("mlp.gate", "block_sparse_moe.gate"),
     "mixtral": _moe("mlp.gate", "block_sparse_moe.gate"),

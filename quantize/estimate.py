@@ -22,12 +22,12 @@ from quantize.checkpoint import StoredTensor, read_tensors, read_weights
 from quantize.ggml_types import GGML_TYPES, GgmlType
 from quantize.gguf_file import GgufFile, read_gguf
 from quantize.gguf_mix import MixModel, MixTensor, mix_types, size_bytes
-from quantize.layers import LayerInventory, gguf_layers, linear_layers, read_model_config
+from quantize.layers import LayerInventory, gguf_layers, read_model_config
 from quantize.links import folder_links
 from quantize.packed import contents, label_of, method_of, read_config
 from quantize.schemes.base import SchemeConfig
 from quantize.schemes.gguf import GgufConfig, GgufType
-from quantize.schemes.hf import HfSchemeConfig, refuse_quantized
+from quantize.schemes.hf import HfSchemeConfig
 from quantize.schemes.load_time import LoadTimeConfig
 from quantize.schemes.prequantized import PrequantizedConfig, gguf_label
 from quantize.schemes.unquantized import FloatType, UnquantizedConfig
@@ -317,8 +317,7 @@ def _packed(source: Source, scheme: HfSchemeConfig) -> Estimate:
         steps = [_dequantizing_bytes(source, FloatType.bf16.width)]
         rest = layers.rest * FloatType.bf16.width
     else:
-        refuse_quantized(source.path)
-        layers, steps = linear_layers(source.path, scheme.ignore), []
+        layers, steps = scheme.layers_of(source.path), []
         tensors = _tensors(source.path)
         stored = sum(tensor.size_bytes for tensor in tensors)
         count = sum(tensor.count for tensor in tensors)
@@ -367,7 +366,7 @@ def _on_loading(source: Source, scheme: LoadTimeConfig) -> Estimate:
     if scheme.prior(source) is None:
         size = sum(file.stat().st_size for file in folder_links(source.path).values())
         plain = dataclasses.replace(plain, output_bytes=size, quantizing_bytes=0)
-    layers = gguf_layers(source.path) if source.format is SourceFormat.gguf else linear_layers(source.path)
+    layers = gguf_layers(source.path) if source.format is SourceFormat.gguf else scheme.layers_of(source.path)
     note = "while it loads the model, the engine also holds weights that are not quantized yet"
     return dataclasses.replace(
         plain, weight_bytes=scheme.loaded_bytes(layers), words=scheme.label, notes=(*plain.notes, note)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ from quantize.gguf_file import read_gguf
 GROUP_SIZES = (128, 64, 32)
 _WEIGHT = ".weight"
 _REGEX = "re:"
+#: The module of experts in the name of a layer of one of them, and in that of a tensor of all.
+_EXPERT = re.compile(r"(.*(?:^|\.)experts)\.\d+\.")
+_EXPERTS = re.compile(r"(.*(?:^|\.)experts)\.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,18 +45,28 @@ class LinearLayer:
         """Weights."""
         return self.inputs * self.outputs * self.count
 
+    @property
+    def experts(self) -> str:
+        """The module of routed experts that it is part of; empty for every other layer."""
+        found = (_EXPERTS if self.count > 1 else _EXPERT).match(self.name)
+        if found is not None:
+            return found[1]
+        return self.name if self.count > 1 else ""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerInventory:
     """`quantized` and `skipped` linear layers; `other` counts the weights of everything else (embeddings, norms).
 
-    `ignore` are the entries by which layers are skipped, the architecture's first.
+    `ignore` are the entries by which layers are skipped, the architecture's first. `held` are experts that stay as they
+    are though nobody asked for it: they are no layers for the quantizer.
     """
 
     quantized: tuple[LinearLayer, ...]
     skipped: tuple[LinearLayer, ...]
     ignore: tuple[str, ...]
     other: int
+    held: tuple[LinearLayer, ...] = ()
 
     @property
     def fused(self) -> tuple[LinearLayer, ...]:
@@ -68,7 +81,23 @@ class LayerInventory:
     @property
     def rest(self) -> int:
         """Weights that stay as they are."""
-        return self.other + sum(layer.parameters for layer in self.skipped)
+        return self.other + sum(layer.parameters for layer in (*self.skipped, *self.held))
+
+    @property
+    def expert_modules(self) -> tuple[str, ...]:
+        """The modules of experts that stay as they are, asked for or not."""
+        return tuple(dict.fromkeys(layer.experts for layer in (*self.skipped, *self.held) if layer.experts))
+
+    @property
+    def held_percent(self) -> int:
+        """How much of all weights `held` are."""
+        return round(100 * sum(layer.parameters for layer in self.held) / (self.parameters + self.rest or 1))
+
+    def without_experts(self) -> LayerInventory:
+        """The same for a quantizer that sees no experts."""
+        held = tuple(layer for layer in self.quantized if layer.experts)
+        others = tuple(layer for layer in self.quantized if not layer.experts)
+        return replace(self, quantized=others, held=(*self.held, *held))
 
 
 def linear_layers(folder: Path, ignore: Sequence[str] = ()) -> LayerInventory:
@@ -93,12 +122,18 @@ def linear_layers(folder: Path, ignore: Sequence[str] = ()) -> LayerInventory:
 def gguf_layers(path: Path, ignore: Sequence[str] = ()) -> LayerInventory:
     """The same of a GGUF, under the names its layers will have in a Hugging Face checkpoint.
 
-    Matrices of a block whose Hugging Face names are not known count as `other`: they, and entries of `ignore` that may
-    mean them, are left to `linear_layers` of the checkpoint that is made.
+    Experts are `held`: the file does not tell what they will be called. Matrices of a block whose Hugging Face names
+    are not known count as `other`: they, and entries of `ignore` that may mean them, are left to `linear_layers` of the
+    checkpoint that is made.
     """
     header = read_gguf(path)
-    layers, other, unknown = [], 0, False
+    layers, held, other, unknown = [], [], 0, False
     for tensor in header.tensors:
+        if len(tensor.shape) == 3 and _GGUF_EXPERTS.search(tensor.name):
+            inputs, outputs, count = tensor.shape
+            held.append(LinearLayer(name=tensor.name, inputs=inputs, outputs=outputs, count=count))
+            unknown = True
+            continue
         name = _hf_name(tensor.name)
         if name is None or len(tensor.shape) != 2:
             other += tensor.parameters
@@ -106,10 +141,29 @@ def gguf_layers(path: Path, ignore: Sequence[str] = ()) -> LayerInventory:
             continue
         inputs, outputs = tensor.shape
         layers.append(LinearLayer(name=name, inputs=inputs, outputs=outputs, splits_inputs=_DEFAULT.is_row(name)))
-    return _sorted_out(layers, _DEFAULT, ignore, other, path.name, whole=not unknown)
+    found = _sorted_out(layers, _DEFAULT, ignore, other, path.name, whole=not unknown)
+    return replace(found, held=tuple(held))
 
 
 _DEFAULT = Architecture()
+_GGUF_EXPERTS = re.compile(r"^blk\.\d+\.\w+_exps\.weight$")
+
+
+def refuse_held(layers: LayerInventory, tool: str, where: str) -> None:
+    """Raise UsageError where more of the weights are experts that `tool` leaves as they are than all others."""
+    if layers.held and (layers.held_percent > 50 or not layers.quantized):
+        raise UsageError(
+            f"{where}: {layers.held_percent} % of its weights are experts, which {tool} leaves as they are; use a "
+            "scheme over llm-compressor (fp8_dynamic, gptq_w4a16) or one of GGUF (gguf_q4_k_m)"
+        )
+
+
+def held_notes(layers: LayerInventory, tool: str) -> list[str]:
+    """A warning where `tool` leaves experts as they are."""
+    if not layers.held:
+        return []
+    share = f"the experts, {layers.held_percent} % of the weights, are not quantized"
+    return [f"{share}: {tool} packs linear layers, and transformers keeps all experts of a block in one tensor"]
 
 
 def read_model_config(folder: Path) -> dict[str, Any]:

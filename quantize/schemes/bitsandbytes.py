@@ -28,6 +28,8 @@ class BitsandbytesConfig(HfSchemeConfig):
     worker: ClassVar[str] = "bitsandbytes_worker"
     tool: ClassVar[str] = "bitsandbytes"
     titled: ClassVar[frozenset[str]] = frozenset({"type", "double_quant"})
+    #: transformers makes one parameter of all experts of a block, and bitsandbytes replaces linear modules.
+    sees_experts: ClassVar[bool] = False
 
     kind: str = "bitsandbytes"
     type: BnbType = BnbType.nf4
@@ -64,5 +66,5 @@ class BitsandbytesConfig(HfSchemeConfig):
             }
         # transformers keeps an output head that shares its weights with the embedding, of which no header tells, only
         # where it is named here or where nothing is.
-        kept = dict.fromkeys(["lm_head", *(layer.name for layer in layers.skipped)])
+        kept = dict.fromkeys(["lm_head", *(layer.name for layer in layers.skipped if not layer.experts)])
         return {**arguments, "llm_int8_skip_modules": list(kept)}

@@ -9,8 +9,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from bench.base.errors import UsageError
 from bench.base.schema import identity_when_changed, not_identity
-from quantize.layers import LayerInventory
+from quantize.architectures import architecture_of
+from quantize.layers import LayerInventory, read_model_config
 from quantize.samples import SampleSetConfig
 from quantize.schemes.hf import HfSchemeConfig
 
@@ -51,6 +53,16 @@ class LlmCompressorConfig(HfSchemeConfig):
     @property
     def packing(self) -> str:
         return "compressed-tensors"
+
+    def layers_of(self, folder: Path) -> LayerInventory:
+        layers = super().layers_of(folder)
+        config = read_model_config(folder)
+        if architecture_of(config).fused:
+            raise UsageError(
+                f"{folder.name}: {self.tool} writes the experts of {config.get('model_type')} one by one, and "
+                "transformers loads them from one tensor only; use a scheme of GGUF, such as gguf_q4_k_m"
+            )
+        return layers
 
     def steps(self, settled: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The modifiers of `oneshot`, in order: {"modifier": its class, …its arguments}."""

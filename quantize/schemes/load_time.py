@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from bench.base.schema import schema
 from quantize.artefact import Artefact
 from quantize.checkpoint import read_tensors, read_weights
-from quantize.layers import LayerInventory, linear_layers
+from quantize.layers import LayerInventory, gguf_layers, held_notes, linear_layers, refuse_held
 from quantize.links import folder_links, link, links_hold
 from quantize.schemes.base import Job, Product, SchemeConfig
 from quantize.schemes.hf import refuse_quantized
@@ -34,6 +35,8 @@ class LoadTimeMethod(StrEnum):
     eetq = "eetq"
 
 
+#: transformers, which carries these out, makes one parameter of all experts of a block; they replace linear modules.
+_WITHOUT_EXPERTS = frozenset({LoadTimeMethod.bitsandbytes_nf4, LoadTimeMethod.bitsandbytes_int8})
 _TITLES = {
     LoadTimeMethod.fp8: "FP8",
     LoadTimeMethod.bitsandbytes_nf4: "bitsandbytes NF4",
@@ -79,7 +82,18 @@ class LoadTimeConfig(SchemeConfig):
 
     def check(self, source: Source) -> None:
         if source.format is SourceFormat.hf:
-            refuse_quantized(source.path)
+            self.layers_of(source.path)
+        elif self.method in _WITHOUT_EXPERTS:
+            refuse_held(gguf_layers(source.path), "bitsandbytes", source.path.name)
+
+    def layers_of(self, folder: Path) -> LayerInventory:
+        """The layers of a checkpoint as the method sees them; raises UsageError for one it can make nothing of."""
+        refuse_quantized(folder)
+        layers = linear_layers(folder)
+        if self.method in _WITHOUT_EXPERTS:
+            layers = layers.without_experts()
+            refuse_held(layers, "bitsandbytes", folder.name)
+        return layers
 
     def is_intact(self, source: Source, artefact: Artefact) -> bool:
         if self.prior(source) is None:
@@ -92,8 +106,7 @@ class LoadTimeConfig(SchemeConfig):
         prior = self.prior(job.source)
         made_from = None if prior is None else job.make(prior)
         folder = job.source.path if made_from is None else made_from.model_path
-        refuse_quantized(folder)
-        layers = linear_layers(folder)
+        layers = self.layers_of(folder)
         links = folder_links(folder)
         link(links, job.work)
         job.log.write_text(f"{self.label}: linked {len(links)} files\n", encoding="utf-8")
@@ -109,13 +122,14 @@ class LoadTimeConfig(SchemeConfig):
             warnings=[
                 *(made_from.manifest["warnings"] if made_from else []),
                 _STORED,
+                *held_notes(layers, "bitsandbytes"),
             ],
             wall_s=time.monotonic() - started,
             cpu_s=None,
             peak_rss_bytes=None,
             made_from=None if made_from is None else made_from.key,
             quantized_layers=sum(layer.count for layer in layers.quantized),
-            skipped_layers=[layer.name for layer in layers.skipped],
+            skipped_layers=[*(layer.name for layer in layers.skipped), *layers.expert_modules],
             loaded_bytes=loaded,
         )
 

@@ -5,9 +5,12 @@ own `oneshot`. Weights come from safetensors, no code of the checkpoint runs, an
 """
 
 import importlib.util
+import json
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import compressed_tensors
@@ -15,6 +18,7 @@ import llmcompressor
 import torch
 import transformers
 from compressed_tensors.utils import match_name
+from llmcompressor.modeling.moe.conversion_mappings import patch_moe_mappings
 from llmcompressor.modifiers.gptq import GPTQModifier
 from llmcompressor.modifiers.quantization import QuantizationModifier
 from llmcompressor.modifiers.transform.awq import AWQModifier
@@ -23,17 +27,24 @@ from llmcompressor.pipelines.cache import IntermediatesCache
 from llmcompressor.pipelines.sequential import pipeline as sequential
 from llmcompressor.utils.dev import load_context
 from torch.utils.data import DataLoader
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.core_model_loading import WeightRenaming
 
 Progress = Callable[..., None]
 
-#: The version the patches below were read against.
+#: The versions the patches below were read against.
 PATCHED = "0.14.0.1"
+PATCHED_TRANSFORMERS = "5.17.0"
 MODIFIERS = {
     modifier.__name__: modifier for modifier in (AWQModifier, GPTQModifier, QuantizationModifier, SmoothQuantModifier)
 }
 #: Modifiers that take the list of modules that stay as they are.
 QUANTIZING = ("GPTQModifier", "QuantizationModifier")
+#: Model types whose experts are stored as w1, w2, w3, which llm-compressor's own tables leave out.
+NUMBERED_EXPERTS = ("lfm2_moe", "minimax", "minimax_m2", "mixtral", "phimoe")
+NUMBERED_NAMES = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
+#: What transformers would make of them instead: one tensor of all experts.
+FUSED_EXPERTS = ("gate_up_proj", "down_proj")
 
 
 class QuantizerError(Exception):
@@ -52,7 +63,9 @@ def run(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     steps = [modifier(entry, request["ignore"]) for entry in recipe["modifiers"]]
     passes = sum(bool(step.requires_calibration_data) for step in steps)
     warnings = [*leave_memory_unpinned(), *progress_layer_by_layer(progress, passes)]
-    model = load(source, request["devices"], request["offload"])
+    with without_image_aliases(warnings), numbered_experts(source):
+        model = load(source, request["devices"], request["offload"])
+    refuse_unfitting(linear_modules(model), request["asked_ignore"])
     batches, used = calibration(request["calibration"], source)
     llmcompressor.oneshot(
         model=model,
@@ -61,14 +74,16 @@ def run(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         dataset=batches,
         sequential_offload_device=request["activations_on"],
     )
-    linear = {name: module for name, module in model.named_modules() if is_linear(module)}
+    linear = linear_modules(model)
     quantized = [name for name, module in linear.items() if getattr(module, "quantization_scheme", None) is not None]
     refuse_wrong_layers(quantized, request["ignore"])
     with compressing(progress, len(quantized)):
         model.save_pretrained(request["out"], save_compressed=True)
+    skipped = sorted(set(linear) - set(quantized))
+    ignore_by_both_names(Path(request["out"]) / "config.json", skipped)
     return {
         "quantized_layers": len(quantized),
-        "skipped_layers": sorted(set(linear) - set(quantized)),
+        "skipped_layers": skipped,
         "calibration": used,
         "warnings": warnings,
         "peak_gpu_bytes": peak_gpu_bytes(),
@@ -131,6 +146,27 @@ def is_linear(module: Any) -> bool:
     return isinstance(module, torch.nn.Linear)
 
 
+def linear_modules(model: Any) -> dict[str, Any]:
+    """The linear layers of a model by their names."""
+    return {name: module for name, module in model.named_modules() if is_linear(module)}
+
+
+def refuse_unfitting(names: Iterable[str], asked: list[str]) -> None:
+    """Raise QuantizerError where an entry the user gave fits no module.
+
+    It was held against the names of stored tensors before, and modules of some architectures have other ones.
+    """
+    known = list(names)
+    for entry in asked:
+        if not any(match_name(name, entry) for name in known):
+            example = next((name for name in reversed(known) if re.search(r"experts?\.", name)), known[-1])
+            raise QuantizerError(
+                "usage",
+                f"scheme.ignore: '{entry}' fits no layer of the loaded model, whose names look like {example}; give a "
+                "regex (re:...) that fits the stored name and this one",
+            )
+
+
 def refuse_wrong_layers(quantized: list[str], ignore: list[str]) -> None:
     """Raise QuantizerError where nothing was quantized, or something that should stay as it is."""
     if not quantized:
@@ -138,6 +174,20 @@ def refuse_wrong_layers(quantized: list[str], ignore: list[str]) -> None:
     wrong = [name for name in quantized if any(match_name(name, entry) for entry in ignore)]
     if wrong:
         raise QuantizerError("error", f"{len(wrong)} layers were quantized against the ignore list, first {wrong[0]}")
+
+
+def ignore_by_both_names(file: Path, skipped: list[str]) -> None:
+    """Have config.json name what was left as its modules are named too.
+
+    The library writes the names of stored tensors, transformers looks for those of modules: it would wait for the
+    scales of Phi-MoE's routers.
+    """
+    config = json.loads(file.read_text(encoding="utf-8"))
+    ignored = config["quantization_config"]["ignore"]
+    missing = [name for name in skipped if name not in ignored]
+    if missing:
+        ignored += missing
+        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def peak_gpu_bytes() -> int | None:
@@ -198,6 +248,54 @@ def progress_layer_by_layer(progress: Progress, passes: int) -> list[str]:
     sequential.trace_subgraphs = traced
     sequential.LifecycleCallbacks.sequential_epoch_end = classmethod(layer_ended)
     return []
+
+
+@contextmanager
+def without_image_aliases(warnings: list[str]) -> Iterator[None]:
+    """Hide transformers' aliases of image processors while a model is loaded.
+
+    To put in experts as separate layers, `monkey_patching.apply_patches` calls `dir` on every module of transformers;
+    an alias imports its target for that, and some targets import torchvision, which is not there and not needed.
+    Where the library is of another version than was looked at, nothing is hidden and `warnings` says so.
+    """
+    if transformers.__version__ != PATCHED_TRANSFORMERS:
+        said = f"image processors were not hidden while loading (looked at {PATCHED_TRANSFORMERS})"
+        warnings.append(f"transformers {transformers.__version__}: {said}")
+        yield
+        return
+    hidden = {name: module for name, module in sys.modules.items() if is_image_alias(name, module)}
+    for name in hidden:
+        del sys.modules[name]
+    try:
+        yield
+    finally:
+        sys.modules.update(hidden)
+
+
+def is_image_alias(name: str, module: Any) -> bool:
+    """Whether a module is one of the `image_processing_NAME_fast` that transformers makes up: they have no file."""
+    return bool(re.fullmatch(r"transformers\.models\..+\.image_processing_\w+_fast", name)) and not vars(module).get(
+        "__file__"
+    )
+
+
+@contextmanager
+def numbered_experts(source: str) -> Iterator[None]:
+    """Have experts stored as w1, w2, w3 loaded as separate layers, and saved by these names again.
+
+    By itself llm-compressor takes them apart after loading and saves them by names that nothing loads.
+    """
+    kind = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False).model_type
+    if kind not in NUMBERED_EXPERTS:
+        yield
+        return
+    renamed = [
+        WeightRenaming(rf"\.experts\.(\d+)\.{stored}\.", rf".experts.\1.{module}.")
+        for stored, module in NUMBERED_NAMES.items()
+    ]
+    fused = [f"{prefix}.experts.{name}" for prefix in ("", "feed_forward") for name in FUSED_EXPERTS]
+    with patch_moe_mappings(kind, renamed, remove_targets=fused):
+        yield
 
 
 @contextmanager

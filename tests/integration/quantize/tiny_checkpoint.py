@@ -1,4 +1,4 @@
-"""Worker of the llama_cpp_convert toolchain: a tiny Llama with random weights, and what transformers says of it.
+"""Worker of a toolchain with transformers: a tiny model with random weights, and what transformers says of it.
 
 Weights are drawn wide, so that predictions are sharp and depend on attention: a near-uniform model would agree with
 anything.
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import sentencepiece
 import torch
+import transformers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 VOCABULARY = 1000
@@ -25,7 +26,8 @@ def run(request: dict[str, Any], progress: Callable[..., None]) -> dict[str, Any
 def make(request: dict[str, Any]) -> dict[str, Any]:
     """Write the folder: 2 layers of 256, grouped-query attention, a SentencePiece vocabulary learnt from `text`.
 
-    With `steps` the weights learn that many batches of the text instead of staying random.
+    With `steps` the weights learn that many batches of the text instead of staying random. `experts` names the class of
+    a mixture of experts (`Mixtral`) to be made instead of a Llama, with `settings` of its own configuration.
     """
     folder = Path(request["folder"])
     folder.mkdir(parents=True)
@@ -43,21 +45,23 @@ def make(request: dict[str, Any]) -> dict[str, Any]:
     (folder / "tokenizer.vocab").unlink()
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))
     torch.manual_seed(7)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=256,
-        intermediate_size=512,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        rope_theta=50_000.0,
-        initializer_range=0.1,
-        tie_word_embeddings=False,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    model = LlamaForCausalLM(config)
+    kind = request.get("experts", "Llama")
+    settings = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "rope_theta": 50_000.0,
+        "initializer_range": 0.1,
+        "tie_word_embeddings": False,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    config = getattr(transformers, f"{kind}Config")(**settings | request.get("settings", {}))
+    model = getattr(transformers, f"{kind}ForCausalLM")(config)
     processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     whole = Path(request["text"]).read_text(encoding="utf-8")
     train(model, torch.tensor(processor.encode(whole)), request.get("steps", 0))
@@ -66,7 +70,7 @@ def make(request: dict[str, Any]) -> dict[str, Any]:
     return {"text": text, "ids": processor.encode(text)}
 
 
-def train(model: LlamaForCausalLM, ids: torch.Tensor, steps: int) -> None:
+def train(model: Any, ids: torch.Tensor, steps: int) -> None:
     """Some steps of AdamW over windows of 128 tokens, 8 at a time."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(steps):

@@ -140,6 +140,17 @@ def test_quantizing_on_loading_stores_the_checkpoint_and_serves_less(tmp_path: P
     assert "while it loads" in found.notes[-1]
 
 
+@pytest.mark.parametrize("scheme", [BitsandbytesConfig(), LoadTimeConfig(method=LoadTimeMethod.bitsandbytes_int8)])
+def test_experts_that_stay_as_they_are_count_whole(tmp_path: Path, scheme: SchemeConfig) -> None:
+    source = folder(tmp_path)
+    before = estimate(source, scheme).weight_bytes
+    experts = {f"model.layers.0.mlp.experts.{n}.up_proj.weight": ("BF16", (32, HIDDEN)) for n in range(2)}
+    write_safetensors(source.path / "model-2.safetensors", experts)
+    assert estimate(source, scheme).weight_bytes == before + 2 * 2 * 32 * HIDDEN
+    plain = estimate(source, Fp8Config()).weight_bytes
+    assert plain == LINEAR + 2 * 32 * HIDDEN + 2 * (NORMS + 2 * EMBEDDINGS), "one of llm-compressor's quantizes them"
+
+
 def test_what_a_scheme_refuses_is_refused_here(tmp_path: Path) -> None:
     source = folder(tmp_path, head=False)
     with pytest.raises(UsageError, match="multiple of 48"):

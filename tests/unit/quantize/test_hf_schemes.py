@@ -24,6 +24,7 @@ from quantize.schemes.bitsandbytes import BitsandbytesConfig, BnbType
 from quantize.schemes.fp8 import Fp8Activations, Fp8Config
 from quantize.schemes.gguf import GgufConfig, GgufType
 from quantize.schemes.gptq import ActOrder, GptqConfig
+from quantize.schemes.gptqmodel import GptqModelConfig
 from quantize.schemes.hf import HfSchemeConfig
 from quantize.schemes.int8 import Int8Config, Int8Method
 from quantize.schemes.llmcompressor import Devices, LlmCompressorConfig
@@ -341,9 +342,21 @@ NARROW = {**LLAMA, **block(1, inner=576)}
         (Int8Config(ignore=["re:("]), LLAMA, {}, "is no regular expression"),
         (
             BitsandbytesConfig(),
+            {**LLAMA, "model.layers.0.mlp.experts.down_proj": (64, 256, 256)},
+            {"model_type": "qwen3_5_moe"},
+            r"^m: 71 % of its weights are experts, which bitsandbytes leaves as they are; use a scheme over llm-comp",
+        ),
+        (
+            GptqModelConfig(calibration=SET),
             {**LLAMA, "model.layers.0.mlp.experts.down_proj": (4, 256, 256)},
             {"model_type": "qwen3_5_moe"},
-            "holds 4 experts in one tensor, which bitsandbytes does not take apart",
+            "holds 4 experts in one tensor, which GPTQModel does not take apart",
+        ),
+        (
+            Fp8Config(ignore=["re:.*experts.*"]),
+            {**LLAMA, "model.layers.0.mlp.experts.down_proj": (4, 256, 256)},
+            {"model_type": "gpt_oss"},
+            "^m: llm-compressor writes the experts of gpt_oss one by one, .*; use a scheme of GGUF",
         ),
         (Fp8Config(), LLAMA, {"model_type": "gpt2"}, "Conv1D"),
         (Fp8Config(), LLAMA, {"quantization_config": {"quant_method": "awq"}}, r"is quantized already \(awq\)"),
@@ -375,6 +388,21 @@ def test_a_gguf_is_checked_by_its_header(tmp_path: Path) -> None:
     model = LocalConfig(path=str(write_gguf(tmp_path / "m.gguf", tensors)))
     with pytest.raises(UsageError, match=r"model\.layers\.0\.self_attn\.q_proj has 576 inputs .*group_size=64 "):
         quantize(model, GptqConfig(group_size=128), cache=tmp_path / "c", progress=Progress(), toolchains=Locks())
+
+
+def test_a_gguf_of_experts_is_refused_where_they_would_stay(tmp_path: Path) -> None:
+    tensors = [("blk.0.attn_q.weight", (256, 256), 0), ("blk.0.ffn_down_exps.weight", (256, 256, 8), 0)]
+    model = LocalConfig(path=str(write_gguf(tmp_path / "m.gguf", tensors)))
+    with pytest.raises(UsageError, match=r"m\.gguf: 89 % of its weights are experts"):
+        quantize(model, BitsandbytesConfig(), cache=tmp_path / "c", progress=Progress(), toolchains=Locks())
+
+
+def test_modules_that_bitsandbytes_skips_name_no_expert(tmp_path: Path) -> None:
+    experts = {f"model.layers.0.mlp.experts.{n}.down_proj.weight": (256, 64) for n in range(4)}
+    folder = checkpoint(tmp_path / "m", {**LLAMA, **experts}, model_type="qwen3_moe")
+    scheme = BitsandbytesConfig(ignore=["re:.*(experts|k_proj).*"])
+    skipped = scheme.recipe(scheme.layers_of(folder), {})["llm_int8_skip_modules"]
+    assert skipped == ["lm_head", *(f"model.layers.{n}.self_attn.k_proj" for n in (0, 1))]
 
 
 def test_groups_of_whole_rows_fit_everywhere(tmp_path: Path) -> None:

@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 
 from bench.base.errors import UsageError
-from quantize.layers import LayerInventory, LinearLayer, choose_group_size, gguf_layers, linear_layers, matches
+from quantize.layers import (
+    LayerInventory,
+    LinearLayer,
+    choose_group_size,
+    gguf_layers,
+    held_notes,
+    linear_layers,
+    matches,
+    refuse_held,
+)
 from tests.unit.quantize.gguf_writer import write_gguf
 from tests.unit.quantize.safetensors_writer import write_safetensors
 
@@ -193,6 +202,53 @@ def test_experts_in_one_tensor(
     assert not fused.splits_inputs
 
 
+@pytest.mark.parametrize(
+    ("name", "count", "module"),
+    [
+        ("model.layers.0.mlp.experts.11.down_proj", 1, "model.layers.0.mlp.experts"),
+        ("model.layers.0.block_sparse_moe.experts.0.w1", 1, "model.layers.0.block_sparse_moe.experts"),
+        ("model.layers.0.mlp.experts.gate_up_proj", 8, "model.layers.0.mlp.experts"),
+        ("model.layers.0.block_sparse_moe.input_linear", 8, "model.layers.0.block_sparse_moe.input_linear"),
+        ("model.layers.0.mlp.shared_experts.down_proj", 1, ""),
+        ("model.layers.0.mlp.shared_expert.down_proj", 1, ""),
+        ("model.layers.0.mlp.down_proj", 1, ""),
+    ],
+)
+def test_layers_of_routed_experts_are_known_by_their_names(name: str, count: int, module: str) -> None:
+    assert LinearLayer(name=name, inputs=1, outputs=1, count=count).experts == module
+
+
+def test_a_quantizer_without_experts_leaves_them_all(tmp_path: Path) -> None:
+    """One expert by its own name, 4 in one tensor of another block; attention is quantized."""
+    fused = {"model.layers.1.mlp.experts.down_proj": (4, 256, 128)}
+    folder = checkpoint(tmp_path / "m", moe("mlp.gate", more=fused), model_type="qwen3_moe")
+    whole = linear_layers(folder)
+    found = whole.without_experts()
+    assert quantized(found) == {f"model.layers.0.self_attn.{name}_proj" for name in "qkvo"}
+    assert [layer.name for layer in found.skipped] == ["model.layers.0.mlp.gate"]
+    assert found.expert_modules == ("model.layers.0.mlp.experts", "model.layers.1.mlp.experts")
+    assert found.fused == ()
+    experts = 5 * 256 * 128
+    assert found.parameters == whole.parameters - experts
+    assert found.rest == whole.rest + experts
+    assert found.held_percent == round(100 * experts / (whole.parameters + whole.rest))
+    refuse_held(found, "tool", "m")
+    assert held_notes(found, "tool")[0].startswith(f"the experts, {found.held_percent} % of the weights, are not")
+    assert held_notes(whole, "tool") == []
+    asked = linear_layers(folder, ["re:.*experts.*"]).without_experts()
+    assert (asked.held, asked.expert_modules) == ((), found.expert_modules), "who names them knows"
+
+
+def test_where_most_is_experts_nothing_is_made(tmp_path: Path) -> None:
+    more = {"model.layers.1.mlp.experts.down_proj": (64, 256, 128)}
+    found = linear_layers(checkpoint(tmp_path / "m", moe("mlp.gate", more=more), model_type="qwen3_moe"))
+    refuse_held(found, "tool", "m")
+    with pytest.raises(
+        UsageError, match=r"^m: \d\d % of its weights are experts, which tool leaves .*fp8_dynamic.*gguf"
+    ):
+        refuse_held(found.without_experts(), "tool", "m")
+
+
 def test_architectures_that_cannot_be_quantized_by_layer_say_why(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="m: its layers are Conv1D modules"):
         linear_layers(checkpoint(tmp_path / "m", LLAMA, model_type="gpt2"))
@@ -283,7 +339,8 @@ def test_what_a_gguf_calls_otherwise_is_left_to_the_checkpoint_made_of_it(tmp_pa
     experts = [("blk.0.ffn_gate_inp.weight", (256, 8), 0), ("blk.0.ffn_down_exps.weight", (128, 256, 8), 0)]
     mixed = write_gguf(tmp_path / "moe.gguf", [*GGUF, *GGUF_BLOCK, *experts])
     found = gguf_layers(mixed, ["re:.*shared_expert.*"])
-    assert found.other == 256 * 1000 + 2 * 256 + 256 * 8 + 128 * 256 * 8
+    assert found.other == 256 * 1000 + 2 * 256 + 256 * 8
+    assert [layer.parameters for layer in found.held] == [128 * 256 * 8]
     assert len(found.quantized) == 4
     unknown = write_gguf(tmp_path / "ssm.gguf", [*GGUF, ("blk.0.ssm_in.weight", (256, 512), 0)])
     assert gguf_layers(unknown).quantized == ()

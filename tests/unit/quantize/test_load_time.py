@@ -86,6 +86,30 @@ def test_disk_is_the_checkpoints_and_memory_is_the_methods(checkpoint: Path, met
     assert all((made.directory / name).is_symlink() for name in checkpoint_files(checkpoint))
 
 
+@pytest.mark.parametrize(("method", "experts_bits"), [("fp8", 8), ("bitsandbytes_nf4", 16), ("bitsandbytes_int8", 16)])
+def test_experts_count_as_what_they_will_be(checkpoint: Path, method: str, experts_bits: int) -> None:
+    """bitsandbytes in transformers leaves experts, whether they are stored one by one or in one tensor."""
+    (checkpoint / "config.json").write_text(json.dumps({"model_type": "qwen3_moe"}), encoding="utf-8")
+    one, four = "model.layers.1.mlp.experts.0.up_proj.weight", "model.layers.2.mlp.experts.down_proj"
+    write_safetensors(checkpoint / "model-2.safetensors", {one: ("BF16", (32, 64)), four: ("BF16", (4, 64, 32))})
+    manifest = take(checkpoint, LoadTimeMethod(method)).manifest
+    experts = 5 * 32 * 64
+    linear = int(LINEAR * (4 + 8 / 64 + 32 / 16384) / 8) if method == "bitsandbytes_nf4" else LINEAR
+    assert manifest["loaded_bytes"] == linear + experts * experts_bits // 8 + 2 * (EMBEDDING + HEAD + NORM)
+    left = experts_bits == 16
+    assert manifest["quantized_layers"] == (1 if left else 6)
+    modules = [f"model.layers.{n}.mlp.experts" for n in (1, 2)] if left else []
+    assert manifest["skipped_layers"] == ["lm_head", *modules]
+    assert any("experts, 33 % of the weights" in warning for warning in manifest["warnings"]) == left
+
+
+def test_bitsandbytes_is_refused_where_most_is_experts(checkpoint: Path) -> None:
+    write_safetensors(checkpoint / "model-2.safetensors", {"model.layers.1.mlp.experts.w": ("BF16", (16, 64, 64))})
+    with pytest.raises(UsageError, match=r"^model: 76 % of its weights are experts, which bitsandbytes leaves"):
+        take(checkpoint, LoadTimeMethod.bitsandbytes_nf4)
+    assert take(checkpoint, LoadTimeMethod.fp8).manifest["quantized_layers"] == 17
+
+
 def checkpoint_files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
