@@ -133,7 +133,7 @@ def sample_file(folder: Path) -> Path:
 def test_every_calibrated_scheme_records_its_samples(
     scheme: type[HfSchemeConfig], made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scheme, "check", lambda *_: None)  # such as whether there is a GPU
+    monkeypatch.setattr(scheme, "check_machine", lambda *_: None)  # such as whether there is a GPU
     file = sample_file(tmp_path)
     samples = SampleSetConfig(text=str(file), samples=5, length=12, seed=3, chat_template=True)
     asked: Any = {**CALIBRATING.get(scheme, {}), "calibration": samples}
