@@ -3,6 +3,7 @@
 Small, so that it can be kept beside the tests; trained, so that noise in the place of its weights shows.
 """
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +22,10 @@ def run(request: dict[str, Any], progress: Callable[..., None]) -> dict[str, Any
     torch.set_num_threads(1)  # of so small a model two threads only wait for each other
     folder = Path(request["folder"])
     folder.mkdir(parents=True)
+    learnt = io.BytesIO()  # files would be named in the vocabulary
     sentencepiece.SentencePieceTrainer.train(
-        input=request["text"],
-        model_prefix=str(folder / "tokenizer"),
+        sentence_iterator=iter(Path(request["text"]).read_text(encoding="utf-8").splitlines()),
+        model_writer=learnt,
         vocab_size=VOCABULARY,
         model_type="bpe",
         byte_fallback=True,
@@ -32,7 +34,7 @@ def run(request: dict[str, Any], progress: Callable[..., None]) -> dict[str, Any
         num_threads=1,
         minloglevel=2,
     )
-    (folder / "tokenizer.vocab").unlink()
+    (folder / "tokenizer.model").write_bytes(learnt.getvalue())
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}) + "\n")
     model = LlamaForCausalLM(
         LlamaConfig(
