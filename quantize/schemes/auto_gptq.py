@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +12,6 @@ from bench.base.errors import UsageError
 from bench.base.schema import identity_when_changed, not_identity, schema
 from quantize.layers import LayerInventory
 from quantize.samples import SampleSetConfig
-from quantize.schemes.gptq import ActOrder
 from quantize.schemes.hf import GroupedConfig
 from quantize.schemes.llmcompressor import grouped_bits
 from quantize.transformers4 import make_readable
@@ -21,6 +21,17 @@ _BITS = (2, 3, 4, 8)
 _PACKED = 32
 _GPU_ONLY = "scheme=auto_gptq: AutoGPTQ quantizes on an NVIDIA GPU only"
 _INSTEAD = "use scheme=gptqmodel_gptq, which writes the same format, or scheme=gptq_w4a16"
+
+
+class AutoGptqActOrder(StrEnum):
+    """The order in which columns are quantized: as they stand, or by activation.
+
+    `static` keeps groups as they stand; `group` lets them follow the order, which serving pays for with a look-up.
+    """
+
+    none = "none"
+    static = "static"
+    group = "group"
 
 
 @schema("scheme", "auto_gptq")
@@ -39,7 +50,7 @@ class AutoGptqConfig(GroupedConfig):
     kind: str = "auto_gptq"
     toolchain: str = not_identity("autoawq")
     bits: int = 4
-    act_order: ActOrder = ActOrder.none
+    act_order: AutoGptqActOrder = AutoGptqActOrder.none
     damping: float = 0.01
     symmetric: bool = True
     calibration: SampleSetConfig = identity_when_changed(default_factory=SampleSetConfig)  # noqa: RUF009 - a field specifier
@@ -94,8 +105,8 @@ class AutoGptqConfig(GroupedConfig):
             "bits": self.bits,
             "group_size": settled["group_size"],
             "damp_percent": self.damping,
-            "desc_act": self.act_order is not ActOrder.none,
-            "static_groups": self.act_order is ActOrder.static,
+            "desc_act": self.act_order is not AutoGptqActOrder.none,
+            "static_groups": self.act_order is AutoGptqActOrder.static,
             "sym": self.symmetric,
         }
 

@@ -17,13 +17,12 @@ _BITS = (4, 8)
 class ActOrder(StrEnum):
     """The order in which columns are quantized: as they stand, or by activation.
 
-    `static` keeps groups as they stand and costs nothing while serving; `group` lets groups follow the order, which
-    serving pays for with a look-up (`g_idx`).
+    `static` keeps groups as they stand, so that it costs nothing while serving. Groups that follow the order are left
+    to `gptqmodel` and `auto_gptq`: llm-compressor 0.14 refuses them.
     """
 
     none = "none"
     static = "static"
-    group = "group"
 
 
 @schema("scheme", "gptq")

@@ -100,15 +100,15 @@ SCHEMES: list[tuple[SchemeConfig, str, float | None, float]] = [
     ),
     (GptqConfig(calibration=SET), "GPTQ W4A16 g128 samples=8 length=64", 4.13, 0.5),
     (
-        GptqConfig(bits=8, group_size=32, symmetric=False, act_order=ActOrder.group, calibration=SET),
-        "GPTQ W8A16 g32 act_order=group symmetric=false samples=8 length=64",
+        GptqConfig(bits=8, group_size=32, symmetric=False, act_order=ActOrder.none, calibration=SET),
+        "GPTQ W8A16 g32 act_order=none symmetric=false samples=8 length=64",
         None,
         0.05,
     ),
     (AwqConfig(calibration=SET), "AWQ W4A16 g128 samples=8 length=64", 4.16, 0.5),
     (BitsandbytesConfig(double_quant=True), "bitsandbytes NF4 double", None, 0.5),
     (BitsandbytesConfig(type=BnbType.fp4), "bitsandbytes FP4", None, 1.0),
-    (BitsandbytesConfig(type=BnbType.int8), "bitsandbytes INT8", 8.05, 0.05),
+    (BitsandbytesConfig(type=BnbType.int8), "bitsandbytes INT8", 8.11, 0.05),
 ]
 
 

@@ -258,7 +258,7 @@ SOURCE = "sha256:" + "5" * 64
         (
             GptqConfig(),
             [
-                *({"bits": 8}, {"group_size": 64}, {"symmetric": False}, {"act_order": ActOrder.group}),
+                *({"bits": 8}, {"group_size": 64}, {"symmetric": False}, {"act_order": ActOrder.none}),
                 *({"damping": 0.1}, {"tensor_parallel": 2}, {"ignore": ["a"]}, {"calibration": SET}),
             ],
         ),

@@ -18,10 +18,9 @@ from quantize.layers import linear_layers
 from quantize.models import LocalConfig
 from quantize.run import artefact_key, quantize
 from quantize.samples import SampleSetConfig
-from quantize.schemes.auto_gptq import AutoGptqConfig
+from quantize.schemes.auto_gptq import AutoGptqActOrder, AutoGptqConfig
 from quantize.schemes.autoawq import AutoAwqConfig
 from quantize.schemes.base import Job
-from quantize.schemes.gptq import ActOrder
 from quantize.schemes.gptqmodel import GptqModelConfig, NativeActOrder, NativeMethod
 from quantize.schemes.hf import HfSchemeConfig
 from quantize.source import Source, SourceFormat
@@ -45,7 +44,7 @@ VALUES = "re:.*v_proj$"
         (AutoAwqConfig(), "AutoAWQ W4A16"),
         (AutoAwqConfig(patched=False, calibration=SET), "AutoAWQ W4A16 patched=false samples=8 length=64"),
         (AutoGptqConfig(), "AutoGPTQ W4A16"),
-        (AutoGptqConfig(bits=3, act_order=ActOrder.static), "AutoGPTQ W3A16 act_order=static"),
+        (AutoGptqConfig(bits=3, act_order=AutoGptqActOrder.static), "AutoGPTQ W3A16 act_order=static"),
     ],
 )
 def test_labels(scheme: HfSchemeConfig, label: str) -> None:
@@ -120,7 +119,7 @@ BASE = {"bits": 4, "group_size": 128}
             },
         ),
         (
-            AutoGptqConfig(act_order=ActOrder.static),
+            AutoGptqConfig(act_order=AutoGptqActOrder.static),
             {**BASE, "damp_percent": 0.01, "desc_act": True, "static_groups": True, "sym": True},
         ),
         (
@@ -178,7 +177,10 @@ def test_settings_that_make_no_sense_are_refused(kind: Any, settings: dict[str, 
         ),
         (AWQ, [{"clip": True}]),
         (AutoAwqConfig(), [{"patched": False}, {"clip": False}, {"duo_scaling": False}, {"group_size": 64}]),
-        (AutoGptqConfig(), [{"bits": 8}, {"act_order": ActOrder.group}, {"symmetric": False}, {"damping": 0.1}]),
+        (
+            AutoGptqConfig(),
+            [{"bits": 8}, {"act_order": AutoGptqActOrder.group}, {"symmetric": False}, {"damping": 0.1}],
+        ),
     ],
     ids=lambda value: value.label if isinstance(value, HfSchemeConfig) else "",
 )
