@@ -101,7 +101,7 @@ SCHEMES: list[tuple[SchemeConfig, str, float | None, float]] = [
     (GptqConfig(calibration=SET), "GPTQ W4A16 g128 samples=8 length=64", 4.13, 0.5),
     (
         GptqConfig(bits=8, group_size=32, symmetric=False, act_order=ActOrder.none, calibration=SET),
-        "GPTQ W8A16 g32 act_order=none symmetric=false samples=8 length=64",
+        "GPTQ W8A16 g32 samples=8 length=64 act_order=none symmetric=false",
         None,
         0.05,
     ),
