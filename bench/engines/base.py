@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from bench.base.errors import FailureKind, UsageError, nearest
-from bench.base.schema import not_identity
+from bench.base.schema import identity_when_changed, not_identity
 from bench.base.validity import Reason
+from bench.engines.flags import Flag, refusal
 from bench.engines.footprint import Footprint
 
 if TYPE_CHECKING:
@@ -24,10 +25,26 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpeculativeConfig:
+    """Speculative decoding: `method` in the engine's own word (ngram, eagle, draft_model …).
+
+    `model` is the draft model where the method has one, `tokens` are proposed at once.
+    """
+
+    method: str = "ngram"
+    model: str | None = None
+    tokens: int = 4
+
+
+@dataclass(frozen=True, kw_only=True)
 class EngineConfig:
     """Settings every engine has. Lengths are in tokens, deadlines in seconds.
 
-    Engines derive from this and give `kind`; what an engine cannot do it refuses in `support`.
+    Engines derive from this and give `kind`; what an engine cannot do it refuses in `support`. What starts as null is
+    left to the engine: `max_batched_tokens` are processed in one step over all sequences, `memory_fraction` is the
+    share of a GPU's memory for weights and KV cache, `swap_space_gib` is main memory for preempted sequences,
+    `quantization` overrides what the checkpoint says. `env` is set for the server, `pass_env` names variables that it
+    is given from this process (their values, such as tokens, are recorded nowhere).
     """
 
     kind: str = "?"
@@ -36,6 +53,22 @@ class EngineConfig:
     max_sequences: int = 4
     threads: int | None = None
     extra_args: list[str] = field(default_factory=list)
+    tensor_parallel_size: int | None = identity_when_changed(None)
+    pipeline_parallel_size: int | None = identity_when_changed(None)
+    max_batched_tokens: int | None = identity_when_changed(None)
+    memory_fraction: float | None = identity_when_changed(None)
+    swap_space_gib: float | None = identity_when_changed(None)
+    attention_backend: str | None = identity_when_changed(None)
+    prefix_caching: bool | None = identity_when_changed(None)
+    chunked_prefill: bool | None = identity_when_changed(None)
+    cuda_graphs: bool | None = identity_when_changed(None)
+    dtype: str | None = identity_when_changed(None)
+    kv_cache_dtype: str | None = identity_when_changed(None)
+    block_size: int | None = identity_when_changed(None)
+    speculative: SpeculativeConfig | None = identity_when_changed(None)
+    quantization: str | None = identity_when_changed(None)
+    env: dict[str, str] = identity_when_changed(default_factory=dict)
+    pass_env: list[str] = not_identity(default_factory=list)
     start_timeout_s: float = not_identity(300.0)
     stop_grace_s: float = not_identity(5.0)
 
@@ -43,6 +76,11 @@ class EngineConfig:
         for name in ("max_model_len", "max_sequences"):
             if getattr(self, name) < 1:
                 raise ValueError(f"engine.{name}={getattr(self, name)} must be at least 1")
+        for name in ("tensor_parallel_size", "pipeline_parallel_size", "max_batched_tokens", "block_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"engine.{name}={getattr(self, name)} must be at least 1, or null for the default")
+        if self.memory_fraction is not None and not 0 < self.memory_fraction <= 1:
+            raise ValueError(f"engine.memory_fraction={self.memory_fraction} must be above 0 and at most 1")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"engine.threads={self.threads} must be at least 1, or null for the engine's default")
         if self.start_timeout_s <= 0:
@@ -126,6 +164,10 @@ class Engine:
     prompt_counter: ClassVar[str | None] = None
     generation_counter: ClassVar[str | None] = None
     log_patterns: ClassVar[Sequence[LogPattern]] = ()
+    #: Common settings → the engine's flags. One that is set and in neither table is refused.
+    flags: ClassVar[Mapping[str, Flag]] = {}
+    #: Common settings that need no flag here: → what to use instead, or "" where the engine's config reads it itself.
+    own_settings: ClassVar[Mapping[str, str]] = {}
     #: Ways to quantize while loading, in common terms → the engine's own word.
     load_methods: ClassVar[Mapping[str, str]] = {}
     #: Packings of weights that its own scoring environment cannot load → the toolchain that can.
@@ -139,6 +181,9 @@ class Engine:
         `packing` is the scheme's; empty: not known yet, or of no concern because nothing will be served.
         """
         found = self.support(config, model_format)
+        refused = refusal(self.kind, config, self.flags, self.own_settings)
+        if found.answer is not SupportAnswer.NO and refused:
+            return Support(answer=SupportAnswer.NO, reason=refused)
         if found.answer is not SupportAnswer.NO and packing in self.refused_packings:
             return Support(answer=SupportAnswer.NO, reason=self.refused_packings[packing])
         if found.answer is SupportAnswer.NO or not load_method or load_method in self.load_methods:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar
@@ -126,6 +126,11 @@ class LlamaCpp(Engine):
     prompt_counter = "llamacpp:prompt_tokens"
     generation_counter = "llamacpp:tokens_predicted"
     log_patterns: ClassVar[Sequence[LogPattern]] = LOG_PATTERNS
+    own_settings: ClassVar[Mapping[str, str]] = {
+        "max_batched_tokens": "engine.batch_size",
+        "kv_cache_dtype": "engine.cache_type_k and engine.cache_type_v",
+        "attention_backend": "engine.flash_attention",
+    }
 
     def support(self, config: EngineConfig, model_format: str) -> Support:
         """GGUF only."""

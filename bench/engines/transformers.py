@@ -71,6 +71,11 @@ class Transformers(Engine):
 
     config_class = TransformersConfig
     load_methods: ClassVar[Mapping[str, str]] = {"bitsandbytes_nf4": "bnb-4bit", "bitsandbytes_int8": "bnb-8bit"}
+    own_settings: ClassVar[Mapping[str, str]] = {
+        "dtype": "",
+        "block_size": "",
+        "max_batched_tokens": "engine.max_batch_tokens",
+    }
     packing_toolchains: ClassVar[Mapping[str, str]] = {"gptq": "gptqmodel", "awq": "gptqmodel"}
     refused_packings: ClassVar[Mapping[str, str]] = {packing: _NATIVE.format(packing) for packing in ("gptq", "awq")}
     log_patterns: ClassVar[Sequence[LogPattern]] = (
