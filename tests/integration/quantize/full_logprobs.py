@@ -4,6 +4,7 @@ Both get the same token ids and write an array of shape (windows, context - 1, v
 is what the model says of the token after position i.
 """
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 def run(request: dict[str, Any], progress: Callable[..., None]) -> dict[str, Any]:
     """Score `windows` under `model` in `engine`; the array goes to the file `arrays`."""
     windows = np.load(request["windows"], allow_pickle=False)
+    sys.path[:0] = request["path"]  # a worker's Python does not read PYTHONPATH
     if request["engine"] == "vllm":
         found = of_vllm(request["model"], windows)
     else:
