@@ -29,6 +29,11 @@ class Artefact:
         return str(self.manifest["format"])
 
     @property
+    def holds_weights(self) -> bool:
+        """False where the weights are with a server that others run."""
+        return self.format != "served"
+
+    @property
     def load_method(self) -> str:
         """How the engine quantizes it while loading; empty: it loads what is written."""
         return self.manifest.get("load_method") or ""

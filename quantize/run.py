@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any, Protocol
@@ -99,6 +100,8 @@ def quantize(
     Raises UsageError for bad input, ToolchainError when the environment cannot be made, CellFailure when the
     quantizer fails. A failure or a kill leaves no half artefact.
     """
+    if not scheme.holds_weights:
+        return _served_elsewhere(model, scheme, cache)
     source = resolve(model, cache=cache, progress=progress)
     return quantize_source(source, scheme, cache=cache, progress=progress, toolchains=toolchains)
 
@@ -141,6 +144,30 @@ def quantize_source(
     made = _cached(store, key)
     assert made is not None, "an artefact exists once its manifest was written"
     return made
+
+
+def _served_elsewhere(model: ModelConfig, scheme: SchemeConfig, cache: Path) -> Artefact:
+    """A variant of which nothing is here; it is named after the model that the user says it is."""
+    key = key_of({"scheme": identity(scheme), "model": dataclasses.asdict(model)})
+    unknown = (
+        *("size_bytes", "parameters", "effective_bits_per_weight", "command", "made_from", "calibration", "packing"),
+        *("quantized_layers", "group_size", "toolchain", "wall_s", "cpu_s", "peak_rss_bytes", "peak_gpu_bytes"),
+        *("load_method", "loaded_bytes"),
+    )
+    manifest: dict[str, Any] = {
+        "key": key,
+        "label": scheme.label,
+        "format": scheme.format,
+        "scheme": _recorded(scheme),
+        "model": {"name": model.name or model.kind, "digest": None, "license": None, "notes": [], "origin": None},
+        "files": [],
+        "tensor_types": [],
+        "skipped_layers": [],
+        "warnings": ["the weights are not known: a server that others run holds them"],
+        **dict.fromkeys(unknown),
+        "created": utc_now(),
+    }
+    return Artefact(key=key, directory=ArtefactStore(cache / "artefacts").directory(key), manifest=manifest)
 
 
 def _cached(store: ArtefactStore, key: str) -> Artefact | None:

@@ -42,6 +42,7 @@ TORCH_OWN = (
 )
 TORCH = "torch==2.13.0"
 VLLM_VERSION = "0.32.0"
+SGLANG = "sglang==0.5.23"
 
 WANTED: dict[str, Lock] = {
     "llama_cpp_build": Lock(requirements=("cmake", "ninja", "scikit-build-core", "pathspec", "packaging")),
@@ -94,6 +95,10 @@ WANTED: dict[str, Lock] = {
         leave_out=(*TORCH_OWN, "torchvision", "torchaudio", "torchcodec"),
     ),
     "vllm_cuda": Lock(requirements=(f"vllm=={VLLM_VERSION}", TORCH), leave_out=TORCH_OWN),
+    # With the torch it asks for itself.
+    "sglang": Lock(requirements=(SGLANG, "torch==2.14.1"), leave_out=TORCH_OWN),
+    # What its parser imports that vLLM's environment lacks.
+    "sglang_parser": Lock(requirements=(SGLANG, "orjson", "ipython<10", "traitlets"), resolve=False),
     "gptqmodel": Lock(
         requirements=(
             # What it asks for, but torch, which it wants newer than it needs, and what only compiles kernels.

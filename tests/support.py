@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import types
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -109,3 +112,21 @@ def started_from(workspace: Workspace) -> list[psutil.Process]:
 def command_line(arguments: Sequence[str]) -> list[str]:
     """How tests start quantbench."""
     return [sys.executable, "-m", "bench", *arguments]
+
+
+@contextlib.contextmanager
+def worker_module(name: str, *, absent: Sequence[str]) -> Iterator[Any]:
+    """A module of bench/engines/workers without its toolchain: empty modules stand where `absent` ones are imported."""
+    empty = {wanted: types.ModuleType(wanted) for wanted in absent if wanted not in sys.modules}
+    sys.modules.update(empty)
+    try:
+        file = CHECKOUT / "bench" / "engines" / "workers" / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(f"{name}_under_test", file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        yield module
+    finally:
+        for wanted in empty:
+            del sys.modules[wanted]

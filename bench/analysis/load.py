@@ -24,6 +24,7 @@ from bench.analysis.results import (
     text,
     texts,
 )
+from bench.analysis.server import server_metrics
 from bench.base.errors import UsageError
 
 SCHEMA_VERSION = 1
@@ -202,6 +203,7 @@ def _children(
             validity=tuple(dict.fromkeys([*texts((summary or {}).get("validity")), *observed])),
             config=mapping(mapping(config.get(kind)).get(name)),
             summary=summary or {},
+            server=server_metrics(known, observed),
         )
     return children
 

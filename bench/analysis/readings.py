@@ -43,7 +43,7 @@ def read(cell: Cell, kind: str, name: str, tag: str, statistic: str | None = Non
     """Metric `tag` of scenario or task `name`; without `statistic`, its headline with the interval."""
     children = cell.scenarios if kind == "scenarios" else cell.tasks
     child = children.get(name)
-    found = child.metrics.get(tag) if child is not None else None
+    found = child.metrics.get(tag) or child.server.get(tag) if child is not None else None
     if child is None or found is None:
         return absent(cell, name, tag, why_missing(cell, child, tag), statistic=statistic or "value")
     chosen = statistic or found.headline
@@ -70,6 +70,13 @@ def no_statistic(metric: Metric, statistic: str) -> str:
     return f"{metric.tag} has no {statistic}"
 
 
+_NOT_TOLD = {
+    ("server_", "beyond_server_", "peak_", "preemptions", "prefix_cache_"): "the engine does not measure it",
+    ("energy_",): "there is no meter",
+}
+"""How metrics of servers and meters begin → why there is none."""
+
+
 def absent(cell: Cell, source: str, tag: str, missing: str, *, statistic: str = "value", unit: str = "") -> Reading:
     """A reading that is not there."""
     return Reading(cell=cell.id, source=source, tag=tag, statistic=statistic, unit=unit, estimate=None, missing=missing)
@@ -82,7 +89,8 @@ def why_missing(cell: Cell, child: Measurement | None, tag: str) -> str:
     if child is not None and child.status in {"missing", "failed", "interrupted"}:
         return f"{child.name} is {child.status}"
     if child is not None:
-        return f"{child.name} gave no {tag}"
+        told = (why for start, why in _NOT_TOLD.items() if tag.startswith(start))
+        return next(told, f"{child.name} gave no {tag}")
     if cell.failure is not None:
         return f"the cell failed ({cell.failure.kind})"
     return {"unsupported": "unsupported", "missing": "the cell was not run"}.get(cell.status, "not measured")

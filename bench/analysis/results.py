@@ -79,7 +79,10 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """A scenario or a task of a cell; `config` is what was asked, `summary` the recorded file."""
+    """A scenario or a task of a cell; `config` is what was asked, `summary` the recorded file.
+
+    `server` is what the server and the machine said meanwhile (`bench.analysis.server`).
+    """
 
     kind: str
     name: str
@@ -91,6 +94,7 @@ class Measurement:
     validity: tuple[str, ...]
     config: Mapping[str, Any]
     summary: Mapping[str, Any]
+    server: Mapping[str, Metric] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

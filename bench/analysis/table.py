@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bench.analysis.candidates import Analysis
 from bench.analysis.cost import cost_per_mtok, cost_per_request
 from bench.analysis.readings import PARTIAL, Reading
-from bench.analysis.results import STATISTICS, Cell, Measurement, text
+from bench.analysis.results import STATISTICS, Cell, Measurement, Metric, number, text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,8 +36,9 @@ COLUMNS = (
 def tidy(analysis: Analysis) -> pd.DataFrame:
     """Every figure of every cell as a data frame with the columns of `COLUMNS`.
 
-    `lo` and `hi` are the 95 % interval of `value`, or of `p50` where there is no `value`; `validity` joins reason codes
-    with a space and is empty for a valid number. A cell without figures has one row with an empty metric.
+    `lo` and `hi` are the 95 % interval of `value`, or of `p50` where there is no `value`; of kind `server` the bucket
+    of `p50`. `validity` joins reason codes with a space and is empty for a valid number. A cell without figures has
+    one row with an empty metric.
     """
     import pandas as pd
 
@@ -72,12 +73,13 @@ def _rows(analysis: Analysis) -> Iterator[dict[str, Any]]:
 def _measured(cell: Cell) -> Iterator[dict[str, Any]]:
     for kind, children in (("scenario", cell.scenarios), ("task", cell.tasks)):
         for child in children.values():
-            yield from _metric_rows(kind, child)
+            yield from _metric_rows(kind, child, child.metrics)
+            yield from _metric_rows("server", child, child.server)
 
 
-def _metric_rows(kind: str, child: Measurement) -> Iterator[dict[str, Any]]:
+def _metric_rows(kind: str, child: Measurement, metrics: Mapping[str, Metric]) -> Iterator[dict[str, Any]]:
     partial = (PARTIAL,) if child.status == PARTIAL else ()
-    for metric in child.metrics.values():
+    for metric in metrics.values():
         yield {
             "kind": kind,
             "source": child.name,
@@ -107,15 +109,29 @@ def _reading_row(kind: str, reading: Reading) -> dict[str, Any] | None:
 
 
 def _facts(cell: Cell) -> Iterator[dict[str, Any]]:
-    facts: Mapping[str, tuple[float | None, str]] = {
+    files: Mapping[str, tuple[float | None, str]] = {
         "size_bytes": (cell.size_bytes, "bytes"),
         "effective_bits_per_weight": (cell.bits_per_weight, "bits"),
     }
+    yield from _fact_rows("variant", "files", files)
+    memory = {name: (number(cell.engine.get(recorded)), "bytes") for name, recorded in MEMORY.items()}
+    yield from _fact_rows("engine", "memory", memory)
+
+
+MEMORY = {
+    "peak_memory_bytes": "peak_rss_bytes",
+    "weights_bytes": "weights_bytes",
+    "kv_cache_bytes": "kv_cache_bytes",
+}
+"""Metrics of the server's memory → how `cell.json` calls them."""
+
+
+def _fact_rows(kind: str, source: str, facts: Mapping[str, tuple[float | None, str]]) -> Iterator[dict[str, Any]]:
     for metric, (value, unit) in facts.items():
         if value is not None:
             yield {
-                "kind": "variant",
-                "source": "files",
+                "kind": kind,
+                "source": source,
                 "metric": metric,
                 "unit": unit,
                 "value": value,

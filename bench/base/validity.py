@@ -44,6 +44,14 @@ class Reason(StrEnum):
         "The engine gives no prompt log-probabilities: the same artefact was scored beside it.",
     )
     BUSY_MACHINE = ("busy_machine", "The machine was loaded by others when this ran: repeat it on a quiet one.")
+    NOT_QUIESCENT = (
+        "not_quiescent",
+        "Requests ran on the server when its metrics were read: its means are of others too. Use a server of its own.",
+    )
+    OTHERS_ON_GPU = (
+        "others_on_gpu",
+        "Processes of others were on the GPU when this ran: repeat it when they are gone, or hide that GPU.",
+    )
     NO_BASELINE = ("no_baseline", "There is no baseline to compare with: give the task a baseline scheme.")
     NON_FINITE = (
         "non_finite",

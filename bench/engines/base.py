@@ -16,15 +16,18 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 from bench.base.errors import FailureKind, UsageError, nearest
 from bench.base.schema import identity_when_changed, not_identity
 from bench.base.validity import Reason
+from bench.engines.container import ContainerConfig
 from bench.engines.flags import Flag, refusal
 from bench.engines.footprint import Footprint
 
 if TYPE_CHECKING:
+    from bench.engines.metrics import MetricMap
     from bench.engines.scoring import Scorer
     from bench.toolchains.toolchain import Toolchain
 
 
-@dataclass(frozen=True, kw_only=True)
+# Not frozen: where the default is None, OmegaConf makes nodes of frozen dataclasses that no YAML can fill.
+@dataclass(kw_only=True)
 class SpeculativeConfig:
     """Speculative decoding: `method` in the engine's own word (ngram, eagle, draft_model …).
 
@@ -45,6 +48,14 @@ class EngineConfig:
     share of a GPU's memory for weights and KV cache, `swap_space_gib` is main memory for preempted sequences,
     `quantization` overrides what the checkpoint says. `env` is set for the server, `pass_env` names variables that it
     is given from this process (their values, such as tokens, are recorded nowhere).
+
+    Where the engine comes from: its toolchain, unless `executable` names a program of your own, `container` an image,
+    or `base_url` a server that runs already. Then nothing is started; `api_key_env` names the variable with its key,
+    `served_name` the model where it serves several.
+
+    A start is given up after `start_timeout_s` without any sign of progress (log, processor time, reading), and after
+    `start_limit_s` in any case. A server that does not answer for `unhealthy_after_s` under load is given up too;
+    null: never.
     """
 
     kind: str = "?"
@@ -65,11 +76,18 @@ class EngineConfig:
     dtype: str | None = identity_when_changed(None)
     kv_cache_dtype: str | None = identity_when_changed(None)
     block_size: int | None = identity_when_changed(None)
-    speculative: SpeculativeConfig | None = identity_when_changed(None)
+    speculative: SpeculativeConfig | None = identity_when_changed(None)  # noqa: RUF009 - a field
     quantization: str | None = identity_when_changed(None)
-    env: dict[str, str] = identity_when_changed(default_factory=dict)
-    pass_env: list[str] = not_identity(default_factory=list)
+    env: dict[str, str] = identity_when_changed(default_factory=dict)  # noqa: RUF009 - a field
+    pass_env: list[str] = not_identity(default_factory=list)  # noqa: RUF009 - a field
+    executable: str = identity_when_changed("")
+    container: ContainerConfig = identity_when_changed(default_factory=ContainerConfig)  # noqa: RUF009 - a field
+    base_url: str = identity_when_changed("")
+    served_name: str = identity_when_changed("")
+    api_key_env: str = not_identity("")
     start_timeout_s: float = not_identity(300.0)
+    start_limit_s: float = not_identity(3600.0)
+    unhealthy_after_s: float | None = not_identity(30.0)
     stop_grace_s: float = not_identity(5.0)
 
     def __post_init__(self) -> None:
@@ -83,11 +101,29 @@ class EngineConfig:
             raise ValueError(f"engine.memory_fraction={self.memory_fraction} must be above 0 and at most 1")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"engine.threads={self.threads} must be at least 1, or null for the engine's default")
-        if self.start_timeout_s <= 0:
-            raise ValueError(f"engine.start_timeout_s={self.start_timeout_s} must be positive")
+        for name in ("start_timeout_s", "start_limit_s", "unhealthy_after_s"):
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
+                raise ValueError(f"engine.{name}={getattr(self, name)} must be positive")
+        self._check_mode()
+
+    def _check_mode(self) -> None:
+        places = {"executable": self.executable, "container.image": self.container.image, "base_url": self.base_url}
+        given = [name for name, value in places.items() if value]
+        if len(given) > 1:
+            raise ValueError(f"engine.{given[0]} and engine.{given[1]} are two places for one engine; give one of them")
+        for name in ("served_name", "api_key_env"):
+            if getattr(self, name) and not self.base_url:
+                raise ValueError(f"engine.{name} belongs to a server that runs already: give engine.base_url too")
+
+    @property
+    def uses_toolchain(self) -> bool:
+        """Whether the engine runs out of its toolchain."""
+        return not (self.executable or self.container.image or self.base_url)
 
 
 SCORING_TOOLCHAIN = "llama_cpp"
+#: The format of a variant whose weights are with the server that serves it.
+SERVED_ELSEWHERE = "served"
 
 
 class SupportAnswer(StrEnum):
@@ -130,11 +166,28 @@ class Launch:
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """A command line, with the variables that are set for it. `secret_env` is never recorded."""
+    """A command line, with the variables that are set for it. `secret_env` is never recorded.
+
+    `files` are written before the start, by name; a word of `argv` that is one of `file_word(name)` becomes its path.
+    """
 
     argv: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict)
     secret_env: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+def file_word(name: str) -> str:
+    """What stands in a command line for the path of a file that is written before the start."""
+    return f"{{file:{name}}}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartPhase:
+    """A line in an engine's log that tells what it does while it starts; `words` may use the pattern's groups."""
+
+    pattern: re.Pattern[str]
+    words: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +197,14 @@ class LogPattern:
     pattern: re.Pattern[str]
     kind: FailureKind
     advice: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineMemory:
+    """What an engine says that it allocated, over all devices, in bytes; None where it does not say."""
+
+    weights_bytes: int | None = None
+    kv_cache_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,10 +221,17 @@ class Engine:
     kind: ClassVar[str]
     config_class: ClassVar[type[EngineConfig]]
     health_path: ClassVar[str] = "/health"
+    #: Whether `health_path` is answered while requests are.
+    health_under_load: ClassVar[bool] = True
+    #: Whether it is a program of its own, which an image may hold; otherwise a script of ours starts it.
+    has_program: ClassVar[bool] = True
     metrics_path: ClassVar[str | None] = None
     prompt_counter: ClassVar[str | None] = None
     generation_counter: ClassVar[str | None] = None
+    #: Its metrics by common names, sampled while load runs; None where it has none.
+    metrics: ClassVar[MetricMap | None] = None
     log_patterns: ClassVar[Sequence[LogPattern]] = ()
+    start_phases: ClassVar[Sequence[StartPhase]] = ()
     #: Common settings → the engine's flags. One that is set and in neither table is refused.
     flags: ClassVar[Mapping[str, Flag]] = {}
     #: Common settings that need no flag here: → what to use instead, or "" where the engine's config reads it itself.
@@ -180,6 +248,9 @@ class Engine:
 
         `packing` is the scheme's; empty: not known yet, or of no concern because nothing will be served.
         """
+        elsewhere = self._elsewhere(config, model_format)
+        if elsewhere is not None:
+            return elsewhere
         found = self.support(config, model_format)
         refused = refusal(self.kind, config, self.flags, self.own_settings)
         if found.answer is not SupportAnswer.NO and refused:
@@ -192,13 +263,36 @@ class Engine:
         reason = f"{self.kind} does not quantize by {load_method} while loading (but by {known}): choose another engine"
         return Support(answer=SupportAnswer.NO, reason=reason)
 
+    def _elsewhere(self, config: EngineConfig, model_format: str) -> Support | None:
+        """The answer where it does not depend on the engine: a server that runs already serves what it serves."""
+        if config.base_url:
+            return Support(answer=SupportAnswer.YES)
+        if model_format == SERVED_ELSEWHERE:
+            reason = (
+                "scheme=as_served is for a server that runs already: give engine.base_url, or choose another scheme"
+            )
+            return Support(answer=SupportAnswer.NO, reason=reason)
+        if config.container.image and not self.has_program:
+            reason = (
+                f"{self.kind} is started by a script of quantbench, not by a program of an image: use its toolchain"
+            )
+            return Support(answer=SupportAnswer.NO, reason=reason)
+        return None
+
     def support(self, config: EngineConfig, model_format: str) -> Support:
         """Whether this engine serves `model_format` with these settings on this machine."""
         raise NotImplementedError
 
+    def check_machine(self, config: EngineConfig) -> None:
+        """Refuse what cannot run on this machine, before any toolchain is made; raises UsageError."""
+
     def command(self, config: EngineConfig, model: ServedModel, launch: Launch, toolchain: Toolchain | None) -> Command:
         """The exact command line. `toolchain` is None when it only has to be shown."""
         raise NotImplementedError
+
+    def request_name(self, model: ServedModel) -> str:
+        """What requests call the model."""
+        return model.name
 
     def footprint(self, config: EngineConfig) -> Footprint:
         """What these settings mean for memory: `max_sequences` of `max_model_len` tokens, on GPUs if there are any."""
@@ -209,6 +303,10 @@ class Engine:
 
         A server that serves, but not as asked, would be measured as if it were slow.
         """
+
+    def memory_of(self, log: str) -> EngineMemory:
+        """What a server said in `log`, from its start on, of the memory it allocated."""
+        return EngineMemory()
 
     def scoring_toolchain(self, config: EngineConfig) -> str:
         """The toolchain whose build scores quality: llama.cpp's, which scores any GGUF; an engine may have its own."""
@@ -222,7 +320,7 @@ class Engine:
 
     def scoring_reasons(self, config: EngineConfig, toolchain: str) -> Sequence[Reason]:
         """What is to be said of every quality figure, because it was scored in `toolchain`."""
-        same = toolchain == config.toolchain
+        same = toolchain == config.toolchain and config.uses_toolchain
         return () if same else (Reason.SCORING_BUILD_DIFFERS,)
 
 

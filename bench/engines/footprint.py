@@ -18,7 +18,7 @@ class Footprint:
     one. `gpus` share weights and cache evenly (None: all there are), each may be filled up to `gpu_fraction`.
     `process_bytes`: the program, its libraries, a GPU's context. Formats in `unpacks` (a scheme's `packing`) are held
     as 16-bit floats. `native`: quantized weights are computed with kernels of the GPU's own, which need a compute
-    capability.
+    capability. `set_aside_bytes` are allocated for the KV cache whatever will be in it; None: what it needs.
     """
 
     tokens: int
@@ -36,6 +36,7 @@ class Footprint:
     process_bytes: int = 1024 * _MIB
     unpacks: frozenset[str] = frozenset()
     native: bool = True
+    set_aside_bytes: int | None = None
 
     def cells(self, window: int | None = None) -> int:
         """Tokens the cache of a layer has room for; with a `window` no more than that and what is computed at once."""

@@ -3,85 +3,51 @@
 from __future__ import annotations
 
 import contextlib
-import functools
+import dataclasses
+import os
 import secrets
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.base.clock import NS_PER_S, Clock, SystemClock
-from bench.base.errors import CellFailure, FailureKind
-from bench.base.files import read_from, tail
-from bench.base.process import Supervised, free_port, spawn
+from bench.base.errors import CellFailure, FailureKind, UsageError
+from bench.base.files import read_from
+from bench.base.process import clean_env, free_port, spawn
 from bench.base.progress import Progress
-from bench.engines.base import Command, Engine, EngineConfig, Launch, ServedModel, ServerCounters
+from bench.engines.base import Command, Engine, EngineConfig, Launch, ServedModel, file_word
+from bench.engines.container import (
+    FILES_FOLDER,
+    INNER_HOST,
+    Mount,
+    client_env,
+    container_command,
+    guarded,
+    model_mounts,
+    require_runtime,
+)
+from bench.engines.readiness import await_ready
+from bench.engines.running import Endpoint, died, exit_text, read_counters
 
 if TYPE_CHECKING:
-    import httpx
-
     from bench.toolchains.toolchain import Toolchain
 
+__all__ = [
+    "HOST",
+    "Endpoint",
+    "died",
+    "engine_command",
+    "exit_text",
+    "launched",
+    "read_counters",
+    "recorded_command",
+    "wait_forever",
+]
+
 HOST = "127.0.0.1"
-_PORT_TAKEN = ("couldn't bind", "address already in use", "Address already in use")
 _PORT_ATTEMPTS = 3
-_POLL_NS = 100_000_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Endpoint:
-    """A running engine. `api_key` never leaves the process that holds it."""
-
-    url: str
-    model: str
-    api_key: str = field(repr=False)
-    command: Command = field(repr=False)
-    process: Supervised = field(repr=False)
-    log: Path
-    ready_s: float
-    engine: Engine = field(repr=False)
-    log_start: int = 0
-    """Where in `log` this server began to write; what is before is another's."""
-
-    def raise_if_dead(self) -> None:
-        """Raise CellFailure with the log's tail when the server has ended."""
-        code = self.process.poll()
-        if code is not None:
-            message = f"{self.engine.kind} ended while it was needed ({exit_text(code)})"
-            raise died(self.engine, tail(self.log, start=self.log_start), message)
-
-    def counters(self) -> ServerCounters | None:
-        """The engine's own token counters, or None when it has no metrics."""
-        if self.engine.metrics_path is None:
-            return None
-        import httpx
-
-        with _client(self.url, self.api_key) as client:
-            try:
-                response = client.get(self.engine.metrics_path)
-                response.raise_for_status()
-            except httpx.HTTPError:
-                return None
-        return read_counters(self.engine, response.text)
-
-
-def read_counters(engine: Engine, exposition: str) -> ServerCounters:
-    """Pick an engine's counters out of Prometheus text; a counter it lacks is None."""
-    from prometheus_client.parser import text_string_to_metric_families
-
-    totals: dict[str, float] = {}
-    for family in text_string_to_metric_families(exposition):
-        for sample in family.samples:
-            name = sample.name.removesuffix("_total")
-            totals[name] = totals.get(name, 0.0) + sample.value
-
-    def value(name: str | None) -> int | None:
-        return None if name is None or name not in totals else round(totals[name])
-
-    return ServerCounters(
-        prompt_tokens=value(engine.prompt_counter), generation_tokens=value(engine.generation_counter)
-    )
 
 
 @contextlib.contextmanager
@@ -90,7 +56,7 @@ def launched(
     config: EngineConfig,
     model: ServedModel,
     *,
-    toolchain: Toolchain,
+    toolchain: Toolchain | None,
     log: Path,
     progress: Progress,
     clock: Clock | None = None,
@@ -99,120 +65,162 @@ def launched(
 ) -> Iterator[Endpoint]:
     """Start `engine` on a free loopback port with a random key; ready means one token was generated.
 
-    Raises CellFailure (start_timeout, crashed, out_of_memory, corrupt …) with the log's tail.
+    `toolchain` is None where the engine comes from elsewhere: `engine.executable`, `engine.container`, or
+    `engine.base_url`, where nothing is started. Raises CellFailure (start_timeout, crashed, out_of_memory, corrupt …)
+    with the log's tail.
     """
+    if config.base_url:
+        from bench.engines.attach import attached
+
+        with attached(engine, config, log=log, progress=progress) as endpoint:
+            yield endpoint
+        return
     clock = clock or SystemClock()
     attempts = 1 if port is not None else _PORT_ATTEMPTS
     for attempt in range(attempts):
         launch = Launch(host=HOST, port=port or free_port(HOST), api_key=api_key or secrets.token_urlsafe(24))
-        command = engine.command(config, model, launch, toolchain)
-        started_ns = clock.now_ns()
-        logged_bytes = log.stat().st_size if log.exists() else 0
-        with log.open("ab") as output:
-            process = spawn(command.argv, output=output, env=toolchain.environ({**command.env, **command.secret_env}))
-        try:
-            said = functools.partial(tail, log, start=logged_bytes)
-            _wait_ready(engine, config, model, launch, process=process, said=said, progress=progress, clock=clock)
-            engine.check_log(config, read_from(log, logged_bytes))
-        except CellFailure as failure:
-            process.__exit__()
-            if attempt + 1 < attempts and any(sign in failure.log_tail for sign in _PORT_TAKEN):
-                continue
-            raise
-        except BaseException:
-            process.__exit__()
-            raise
-        break
-    ready_s = (clock.now_ns() - started_ns) / NS_PER_S
-    progress.say(f"{engine.kind} is ready after {ready_s:.1f} s")
-    try:
-        yield Endpoint(
-            url=f"http://{HOST}:{launch.port}",
-            model=model.name,
-            api_key=launch.api_key,
-            command=command,
-            process=process,
-            log=log,
-            ready_s=round(ready_s, 3),
-            engine=engine,
-            log_start=logged_bytes,
-        )
-    finally:
-        if process.poll() is None:
-            process.stop(config.stop_grace_s)
+        with contextlib.ExitStack() as stack:
+            try:
+                endpoint = stack.enter_context(
+                    _started(
+                        engine,
+                        config,
+                        model,
+                        launch,
+                        toolchain=toolchain,
+                        log=log,
+                        progress=progress,
+                        clock=clock,
+                    )
+                )
+            except CellFailure as failure:
+                if attempt + 1 < attempts and failure.kind is FailureKind.PORT_TAKEN:
+                    continue
+                raise
+            progress.say(f"{engine.kind} is ready after {endpoint.ready_s:.1f} s")
+            yield endpoint
+            return
 
 
-def _wait_ready(
+@contextlib.contextmanager
+def _started(
     engine: Engine,
     config: EngineConfig,
     model: ServedModel,
     launch: Launch,
     *,
-    process: Supervised,
-    said: Callable[[], str],
+    toolchain: Toolchain | None,
+    log: Path,
     progress: Progress,
     clock: Clock,
-) -> None:
-    import httpx
+) -> Iterator[Endpoint]:
+    """One attempt."""
+    with contextlib.ExitStack() as stack:
+        labels: Mapping[str, str] = {}
+        if config.container.image:
+            require_runtime(config.container.runtime)
+            labels = stack.enter_context(guarded(config.container.runtime))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quantbench-engine-")))
+        secret = handed_over(config)
+        command = engine_command(
+            engine, config, model, launch, toolchain, files=folder, labels=labels, handed_over=secret
+        )
+        _write_files(command, folder)
+        started_ns = clock.now_ns()
+        logged_bytes = log.stat().st_size if log.exists() else 0
+        env = {**command.env, **command.secret_env}
+        with log.open("ab") as output:
+            process = spawn(command.argv, output=output, env=_environ(config, toolchain, env))
+        endpoint = Endpoint(
+            url=f"http://{launch.host}:{launch.port}",
+            model=engine.request_name(model),
+            api_key=launch.api_key,
+            command=command,
+            process=process,
+            log=log,
+            ready_s=None,
+            engine=engine,
+            log_start=logged_bytes,
+            contained=bool(config.container.image),
+            unhealthy_after_s=config.unhealthy_after_s,
+        )
+        try:
+            await_ready(endpoint, config, progress=progress, clock=clock)
+            engine.check_log(config, read_from(log, logged_bytes))
+        except BaseException:
+            process.__exit__()
+            raise
+        ready_s = (clock.now_ns() - started_ns) / NS_PER_S
+        try:
+            yield dataclasses.replace(endpoint, ready_s=round(ready_s, 3))
+        finally:
+            if process.poll() is None:
+                process.stop(config.stop_grace_s)
 
-    deadline_ns = clock.now_ns() + int(config.start_timeout_s * NS_PER_S)
-    healthy = False
-    announced_ns = clock.now_ns()
-    last_answer = "no answer"
-    with _client(f"http://{launch.host}:{launch.port}", launch.api_key) as client:
-        while clock.now_ns() < deadline_ns:
-            code = process.poll()
-            if code is not None:
-                raise died(engine, said(), f"{engine.kind} ended before it was ready ({exit_text(code)})")
-            try:
-                if not healthy:
-                    healthy = client.get(engine.health_path).status_code == httpx.codes.OK
-                if healthy:
-                    remaining_s = max(1.0, (deadline_ns - clock.now_ns()) / NS_PER_S)
-                    answer = client.post("/v1/completions", json=_one_token(model.name), timeout=remaining_s)
-                    if answer.status_code == httpx.codes.OK and answer.json().get("choices"):
-                        return
-                    last_answer = f"HTTP {answer.status_code}: {answer.text[:200]}"
-            except httpx.HTTPError as error:
-                last_answer = type(error).__name__
-            if clock.now_ns() - announced_ns > 5 * NS_PER_S:
-                announced_ns = clock.now_ns()
-                progress.say(f"waiting for {engine.kind} ({'loaded' if healthy else 'loading'})")
-            clock.sleep_ns(_POLL_NS)
-    process.kill()
-    message = (
-        f"{engine.kind} generated nothing within {config.start_timeout_s:g} s (last: {last_answer}); "
-        "raise engine.start_timeout_s if it is only slow"
+
+def engine_command(
+    engine: Engine,
+    config: EngineConfig,
+    model: ServedModel,
+    launch: Launch,
+    toolchain: Toolchain | None,
+    *,
+    files: Path | None = None,
+    labels: Mapping[str, str] | None = None,
+    handed_over: Mapping[str, str] | None = None,
+) -> Command:
+    """The whole command line of a start, wherever the engine comes from; nothing is started.
+
+    `files` is where the command's files are written (None: their names stand for them), `labels` are a container's,
+    `handed_over` the values of `engine.pass_env`.
+    """
+    inside, served = launch, model
+    mounts: list[Mount] = []
+    if config.container.image:
+        mounts, path = model_mounts(model.path, model.format)
+        served = dataclasses.replace(model, path=path)
+        inside = dataclasses.replace(launch, host=INNER_HOST, port=config.container.port)
+    made = engine.command(config, served, inside, toolchain if config.uses_toolchain else None)
+    argv = [str(word) for word in made.argv]
+    if config.executable:
+        argv[0] = str(Path(config.executable).expanduser())
+    for name in made.files:
+        argv = [word.replace(file_word(name), _file_path(name, files, config)) for word in argv]
+    made = dataclasses.replace(
+        made,
+        argv=argv,
+        env={**made.env, **config.env},
+        secret_env={**(handed_over or dict.fromkeys(config.pass_env, "")), **made.secret_env},
     )
-    raise CellFailure(FailureKind.START_TIMEOUT, message, log_tail=said())
+    if not config.container.image:
+        return made
+    mounts += [Mount(source=(files or Path()) / name, target=FILES_FOLDER / name) for name in made.files]
+    return container_command(config.container, made, mounts, port=launch.port, labels=labels or {})
 
 
-def _one_token(model: str) -> Mapping[str, Any]:
-    return {"model": model, "prompt": "The", "max_tokens": 1, "temperature": 0}
+def _file_path(name: str, files: Path | None, config: EngineConfig) -> str:
+    if config.container.image:
+        return str(FILES_FOLDER / name)
+    return name if files is None else str(files / name)
 
 
-def _client(url: str, api_key: str) -> httpx.Client:
-    import httpx
-
-    return httpx.Client(base_url=url, headers={"Authorization": f"Bearer {api_key}"}, timeout=10.0, trust_env=False)
-
-
-def died(engine: Engine, log_tail: str, message: str) -> CellFailure:
-    """The typed failure for a server that ended, with the cause that the end of its log gives."""
-    for known in engine.log_patterns:
-        if known.pattern.search(log_tail):
-            return CellFailure(known.kind, f"{message}; {known.advice}", log_tail=log_tail)
-    return CellFailure(FailureKind.CRASHED, message, log_tail=log_tail)
+def _write_files(command: Command, folder: Path) -> None:
+    for name, text in command.files.items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
-def exit_text(code: int) -> str:
-    """An exit code in words; codes above 128 are signals."""
-    import signal
+def handed_over(config: EngineConfig) -> dict[str, str]:
+    """The variables of `engine.pass_env` with their values; raises UsageError for one that is not set."""
+    missing = [name for name in config.pass_env if name not in os.environ]
+    if missing:
+        raise UsageError(f"engine.pass_env: the environment variable {missing[0]} is not set")
+    return {name: os.environ[name] for name in config.pass_env}
 
-    if code > 128:
-        with contextlib.suppress(ValueError):
-            return f"killed by {signal.Signals(code - 128).name}"
-    return f"exit code {code}"
+
+def _environ(config: EngineConfig, toolchain: Toolchain | None, extra: Mapping[str, str]) -> dict[str, str]:
+    if config.container.image:
+        return client_env(extra)
+    return clean_env(extra=extra) if toolchain is None or config.executable else toolchain.environ(extra)
 
 
 def recorded_command(endpoint: Endpoint) -> list[str]:

@@ -14,14 +14,17 @@ from bench.engines.base import (
     Command,
     Engine,
     EngineConfig,
+    EngineMemory,
     Launch,
     LogPattern,
     ServedModel,
+    StartPhase,
     Support,
     SupportAnswer,
     engine,
 )
 from bench.engines.footprint import Footprint
+from bench.engines.metric_maps import LLAMA_CPP
 
 if TYPE_CHECKING:
     from bench.engines.scoring import Scorer
@@ -29,20 +32,52 @@ if TYPE_CHECKING:
 
 LOG_PATTERNS = (
     LogPattern(
-        pattern=re.compile(r"failed to allocate|cannot allocate memory|out of memory|std::bad_alloc", re.IGNORECASE),
+        pattern=re.compile(
+            r"failed to allocate|unable to allocate|cannot allocate memory|out of memory|std::bad_alloc"
+            r"|insufficient memory|failed to reserve memory|was unable to fit model into",
+            re.IGNORECASE,
+        ),
         kind=FailureKind.OUT_OF_MEMORY,
         advice="lower engine.max_model_len or engine.max_sequences, or choose a smaller scheme",
     ),
     LogPattern(
-        pattern=re.compile(r"unknown model architecture"),
-        kind=FailureKind.CRASHED,
+        pattern=re.compile(
+            r"(unknown|unsupported) model architecture|unknown pre-tokenizer type|unsupported vocab type"
+            r"|error loading model hyperparameters"
+        ),
+        kind=FailureKind.UNSUPPORTED_ARCHITECTURE,
         advice="this llama.cpp does not know the architecture: use a newer toolchain",
     ),
     LogPattern(
-        pattern=re.compile(r"invalid magic|failed to load model|error loading model"),
+        pattern=re.compile(r"failed to open GGUF file '.*' \((No such file|Permission denied)"),
+        kind=FailureKind.CRASHED,
+        advice="the model's file is gone or may not be read: quantize again",
+    ),
+    LogPattern(
+        pattern=re.compile(r"no kernel image|CUDA kernel .* has no device code|ggml was not compiled with"),
+        kind=FailureKind.MISSING_KERNEL,
+        advice="this llama.cpp has no kernel for this GPU: build it for the GPU's architecture",
+    ),
+    LogPattern(
+        pattern=re.compile(r"ggml_cuda_init: failed to initialize|failed to initialize CUDA"),
+        kind=FailureKind.DRIVER,
+        advice="the GPU's driver is missing or too old for this build: see quantbench doctor",
+    ),
+    LogPattern(
+        pattern=re.compile(
+            r"invalid magic|failed to load model|error loading model|not within the file bounds|corrupted model"
+            r"|failed to read (magic|header|key-value pairs|tensor (info|data))"
+        ),
         kind=FailureKind.CORRUPT,
         advice="the GGUF cannot be loaded: remove it from the cache and quantize again",
     ),
+)
+START_PHASES = (
+    StartPhase(pattern=re.compile(r"warming up the model|empty run"), words="warming up"),
+    StartPhase(
+        pattern=re.compile(r"load_model: initializing|llama_context:|llama_kv_cache"), words="making the context"
+    ),
+    StartPhase(pattern=re.compile(r"load_model: loading model|load_tensors:"), words="loading weights"),
 )
 
 
@@ -125,7 +160,9 @@ class LlamaCpp(Engine):
     metrics_path = "/metrics"
     prompt_counter = "llamacpp:prompt_tokens"
     generation_counter = "llamacpp:tokens_predicted"
+    metrics = LLAMA_CPP
     log_patterns: ClassVar[Sequence[LogPattern]] = LOG_PATTERNS
+    start_phases: ClassVar[Sequence[StartPhase]] = START_PHASES
     own_settings: ClassVar[Mapping[str, str]] = {
         "max_batched_tokens": "engine.batch_size",
         "kv_cache_dtype": "engine.cache_type_k and engine.cache_type_v",
@@ -160,6 +197,8 @@ class LlamaCpp(Engine):
             str(config.cache_ram_mib),
             "--metrics",
             "--no-webui",
+            "--verbosity",
+            _NAMES_BUFFERS,
         ]
         if config.threads is not None:
             argv += ["--threads", str(config.threads)]
@@ -173,8 +212,6 @@ class LlamaCpp(Engine):
             argv += ["--cache-type-k", config.cache_type_k.value]
         if config.cache_type_v is not CacheType.f16:
             argv += ["--cache-type-v", config.cache_type_v.value]
-        if config.gpu_layers:
-            argv += ["--verbosity", _SAYS_WHERE_LAYERS_ARE]
         return Command(argv=[*argv, *config.extra_args], secret_env={"LLAMA_API_KEY": launch.api_key})
 
     def footprint(self, config: EngineConfig) -> Footprint:
@@ -195,6 +232,10 @@ class LlamaCpp(Engine):
         """Layers that were to be on the GPU must be there."""
         assert isinstance(config, LlamaCppConfig)
         require_offload(config.gpu_layers, log)
+
+    def memory_of(self, log: str) -> EngineMemory:
+        """The buffers that llama.cpp names in its log."""
+        return buffers_in(log)
 
     def scoring_toolchain(self, config: EngineConfig) -> str:
         """The serving build itself."""
@@ -248,11 +289,24 @@ def llama_footprint(
     )
 
 
-# From llama.cpp's fourth level on (the default is the third) its log says on which device each buffer lies.
-_SAYS_WHERE_LAYERS_ARE = "4"
+# From llama.cpp's fourth level on (the default is the third) its log says how large each buffer is, and on which
+# device. That makes about 15 lines more a request, in a thread of their own, and none a token.
+_NAMES_BUFFERS = "4"
 _NO_GPU = re.compile(r"no usable GPU found|offloaded 0/\d+ layers to GPU")
 _WEIGHTS = re.compile(r"(\S+) model buffer size")
 _IN_MAIN_MEMORY = re.compile(r"CPU|AMX|BLAS|\S+_Host$")
+#: RS: the recurrent state of models that have one in the place of keys and values.
+_BUFFER = re.compile(r"(model|KV|RS) buffer size = +([0-9.]+) MiB")
+
+
+def buffers_in(log: str) -> EngineMemory:
+    """Weights and KV cache over all devices, as llama.cpp's log tells their buffers."""
+    sizes: dict[str, float] = {}
+    for kind, mib in _BUFFER.findall(log):
+        name = "weights" if kind == "model" else "kv_cache"
+        sizes[name] = sizes.get(name, 0.0) + float(mib)
+    told = {name: round(mib * _MIB) for name, mib in sizes.items()}
+    return EngineMemory(weights_bytes=told.get("weights"), kv_cache_bytes=told.get("kv_cache"))
 
 
 def require_offload(gpu_layers: int, log: str) -> None:

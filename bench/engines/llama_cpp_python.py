@@ -9,9 +9,28 @@ from typing import TYPE_CHECKING, ClassVar
 
 from bench.base.schema import schema
 from bench.base.validity import Reason
-from bench.engines.base import Command, Engine, EngineConfig, Launch, LogPattern, ServedModel, Support, engine
+from bench.engines.base import (
+    Command,
+    Engine,
+    EngineConfig,
+    EngineMemory,
+    Launch,
+    LogPattern,
+    ServedModel,
+    StartPhase,
+    Support,
+    engine,
+)
 from bench.engines.footprint import Footprint
-from bench.engines.llama_cpp import LOG_PATTERNS, UBATCH_SIZE, gguf_only, llama_footprint, require_offload
+from bench.engines.llama_cpp import (
+    LOG_PATTERNS,
+    START_PHASES,
+    UBATCH_SIZE,
+    buffers_in,
+    gguf_only,
+    llama_footprint,
+    require_offload,
+)
 
 if TYPE_CHECKING:
     from bench.engines.scoring import Scorer
@@ -42,7 +61,10 @@ class LlamaCppPython(Engine):
 
     config_class = LlamaCppPythonConfig
     health_path = "/v1/models"
+    health_under_load = False  # it waits for the request that is being answered
+    has_program = False
     log_patterns: ClassVar[Sequence[LogPattern]] = LOG_PATTERNS
+    start_phases: ClassVar[Sequence[StartPhase]] = START_PHASES
 
     def support(self, config: EngineConfig, model_format: str) -> Support:
         """GGUF only."""
@@ -83,6 +105,10 @@ class LlamaCppPython(Engine):
         assert isinstance(config, LlamaCppPythonConfig)
         require_offload(config.gpu_layers, log)
 
+    def memory_of(self, log: str) -> EngineMemory:
+        """The buffers that llama.cpp names in its log."""
+        return buffers_in(log)
+
     def scorer(self, config: EngineConfig, toolchain: Toolchain) -> Scorer:
         """Full-vocabulary logits of the same library."""
         from bench.engines.llama_cpp_scoring import LlamaCppScorer
@@ -92,4 +118,5 @@ class LlamaCppPython(Engine):
 
     def scoring_reasons(self, config: EngineConfig, toolchain: str) -> Sequence[Reason]:
         """None by its own scorer: the toolchain that scores built the library that serves here."""
-        return () if toolchain == self.scoring_toolchain(config) else super().scoring_reasons(config, toolchain)
+        same = toolchain == self.scoring_toolchain(config) and config.uses_toolchain
+        return () if same else super().scoring_reasons(config, toolchain)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -36,9 +37,9 @@ class LogitScorer:
     format: ClassVar[str]
     worker: ClassVar[Path]
     #: Variables of the worker's process.
-    environment: ClassVar[Mapping[str, str]] = {}
+    environment: Mapping[str, str] = MappingProxyType({})
     #: Ways to quantize while loading that the worker knows.
-    load_methods: ClassVar[frozenset[str]] = frozenset()
+    load_methods: frozenset[str] = frozenset()
 
     def __init__(self, toolchain: Toolchain, settings: Mapping[str, Any], scored_on: ScoredOn) -> None:
         self._toolchain = toolchain

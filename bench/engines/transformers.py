@@ -18,6 +18,7 @@ from bench.engines.base import (
     Launch,
     LogPattern,
     ServedModel,
+    StartPhase,
     Support,
     SupportAnswer,
     engine,
@@ -70,6 +71,7 @@ class Transformers(Engine):
     """`transformers serve` with one model. It has no metrics."""
 
     config_class = TransformersConfig
+    has_program = False
     load_methods: ClassVar[Mapping[str, str]] = {"bitsandbytes_nf4": "bnb-4bit", "bitsandbytes_int8": "bnb-8bit"}
     own_settings: ClassVar[Mapping[str, str]] = {
         "dtype": "",
@@ -78,6 +80,11 @@ class Transformers(Engine):
     }
     packing_toolchains: ClassVar[Mapping[str, str]] = {"gptq": "gptqmodel", "awq": "gptqmodel"}
     refused_packings: ClassVar[Mapping[str, str]] = {packing: _NATIVE.format(packing) for packing in ("gptq", "awq")}
+    start_phases: ClassVar[Sequence[StartPhase]] = (
+        StartPhase(
+            pattern=re.compile(r"Loading (?:weights|checkpoint shards): +(\d+)%"), words="loading weights {0} %"
+        ),
+    )
     log_patterns: ClassVar[Sequence[LogPattern]] = (
         LogPattern(
             pattern=re.compile(r"out of memory|can't allocate memory|MemoryError", re.IGNORECASE),
@@ -85,9 +92,17 @@ class Transformers(Engine):
             advice="lower engine.max_model_len or engine.max_sequences, or choose a smaller scheme",
         ),
         LogPattern(
-            pattern=re.compile(r"does not recognize this architecture|Unrecognized model"),
-            kind=FailureKind.CRASHED,
+            pattern=re.compile(r"does not recognize this architecture|Unrecognized (model|configuration class)"),
+            kind=FailureKind.UNSUPPORTED_ARCHITECTURE,
             advice="this transformers does not know the architecture: use a newer toolchain",
+        ),
+        LogPattern(
+            pattern=re.compile(
+                r"quantiz\w+ (model )?requires|A GPU is (needed|required)|GPU is required|requires a (CUDA )?GPU"
+                r"|RuntimeError: NVFP4 "
+            ),
+            kind=FailureKind.MISSING_KERNEL,
+            advice="this transformers has no kernels for the format here: choose another scheme, toolchain or GPU",
         ),
         LogPattern(
             pattern=re.compile(r"SafetensorError|Error\(s\) in loading state_dict"),

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from bench.engines.logit_scoring import LogitScorer
@@ -32,8 +33,8 @@ class TransformersScorer(LogitScorer):
     format: ClassVar[str] = "hf"
     worker: ClassVar[Path] = Path(__file__).parent / "workers" / "transformers_scorer.py"
     # Threads that spin between torch's operations are slow where cores are shared.
-    environment: ClassVar[Mapping[str, str]] = {"OMP_WAIT_POLICY": "PASSIVE"}
-    load_methods: ClassVar[frozenset[str]] = frozenset({"bitsandbytes_nf4", "bitsandbytes_int8"})
+    environment: Mapping[str, str] = MappingProxyType({"OMP_WAIT_POLICY": "PASSIVE"})
+    load_methods: frozenset[str] = frozenset({"bitsandbytes_nf4", "bitsandbytes_int8"})
 
     def __init__(
         self,

@@ -10,9 +10,21 @@ from typing import TYPE_CHECKING, ClassVar
 
 from bench.base.errors import UsageError
 from bench.base.schema import schema
-from bench.engines.base import Command, Engine, EngineConfig, Launch, LogPattern, ServedModel, Support, engine
+from bench.engines.base import (
+    Command,
+    Engine,
+    EngineConfig,
+    EngineMemory,
+    Launch,
+    LogPattern,
+    ServedModel,
+    StartPhase,
+    Support,
+    engine,
+)
 from bench.engines.footprint import Footprint
-from bench.engines.llama_cpp import LOG_PATTERNS, gguf_only, llama_footprint, require_offload
+from bench.engines.llama_cpp import LOG_PATTERNS, START_PHASES, buffers_in, gguf_only, llama_footprint, require_offload
+from bench.engines.metric_maps import LLAMA_CPP
 
 if TYPE_CHECKING:
     from bench.toolchains.toolchain import Toolchain
@@ -36,10 +48,13 @@ class Xllamacpp(Engine):
     """`xllamacpp.Server` in a process of its own."""
 
     config_class = XllamacppConfig
+    has_program = False
     metrics_path = "/metrics"
     prompt_counter = "llamacpp:prompt_tokens"
     generation_counter = "llamacpp:tokens_predicted"
+    metrics = LLAMA_CPP
     log_patterns: ClassVar[Sequence[LogPattern]] = LOG_PATTERNS
+    start_phases: ClassVar[Sequence[StartPhase]] = START_PHASES
 
     def support(self, config: EngineConfig, model_format: str) -> Support:
         """GGUF only."""
@@ -82,3 +97,7 @@ class Xllamacpp(Engine):
         """Layers that were to be on the GPU must be there."""
         assert isinstance(config, XllamacppConfig)
         require_offload(config.gpu_layers, log)
+
+    def memory_of(self, log: str) -> EngineMemory:
+        """The buffers that llama.cpp names in its log."""
+        return buffers_in(log)

@@ -39,10 +39,18 @@ class _Member:
     pending: bytes = b""
 
 
-class Crew:
-    """Workers of one scenario. Use as a context manager: leaving it ends them all."""
+class Stopped(Exception):
+    """The scenario is to end early, because what was asked while listening said so."""
 
-    def __init__(self, on_counts: Callable[[Counts], None]) -> None:
+
+class Crew:
+    """Workers of one scenario. Use as a context manager: leaving it ends them all.
+
+    `stop_when` is asked about twice a second while listening; once it is true, Stopped is raised.
+    """
+
+    def __init__(self, on_counts: Callable[[Counts], None], stop_when: Callable[[], bool] = lambda: False) -> None:
+        self._stop_when = stop_when
         self._members: list[_Member] = []
         self._selector = selectors.DefaultSelector()
         self._on_counts = on_counts
@@ -93,6 +101,7 @@ class Crew:
 
     def stop(self) -> None:
         """Ask all to cancel what is in flight and digest what they have."""
+        self._stop_when = lambda: False
         self._command("stop\n")
 
     def await_state(self, state: str, *, timeout_s: float | None = None) -> None:
@@ -101,6 +110,8 @@ class Crew:
         while any(member.state not in (state, "done", "dead") for member in self._members):
             if deadline is not None and time.monotonic() > deadline:
                 raise CellFailure(FailureKind.CLIENT_FAULT, f"a load worker was not {state} in {timeout_s} s")
+            if self._stop_when():
+                raise Stopped
             for key, _ in self._selector.select(0.5):
                 self._listen(key.data)
 

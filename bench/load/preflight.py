@@ -21,6 +21,22 @@ def check_endpoint(target: Target) -> None:
 
     An endpoint without a usable `/v1/models` is given the benefit of the doubt.
     """
+    served = _model_names(_ask_models(target))
+    if served and target.model not in served:
+        raise UsageError(
+            f"endpoint.model '{target.model}' is not served at {target.url}; {nearest(target.model, served)}"
+        )
+
+
+def served_models(target: Target) -> list[str]:
+    """The models that `/v1/models` lists, without aliases; empty where it lists none.
+
+    Raises UsageError when the endpoint cannot be reached or refuses the key.
+    """
+    return _model_names(_ask_models(target), aliases=False)
+
+
+def _ask_models(target: Target) -> httpx.Response:
     import httpx
 
     with open_client(target) as client:
@@ -31,11 +47,7 @@ def check_endpoint(target: Target) -> None:
     if answer.status_code in (401, 403):
         given = "refuses the given API key" if target.api_key else "wants an API key"
         raise UsageError(f"endpoint.url {target.url} {given}; name its variable with endpoint.api_key_env=VARIABLE")
-    served = _model_names(answer)
-    if served and target.model not in served:
-        raise UsageError(
-            f"endpoint.model '{target.model}' is not served at {target.url}; {nearest(target.model, served)}"
-        )
+    return answer
 
 
 def token_counter(client: httpx.Client, target: Target, api: Api) -> TokenCounter | None:
@@ -88,13 +100,13 @@ def _base_url(address: Address) -> str:
     return f"{'https' if address.tls else 'http'}://{address.authority}{address.path}"
 
 
-def _model_names(answer: httpx.Response) -> list[str]:
+def _model_names(answer: httpx.Response, *, aliases: bool = True) -> list[str]:
     if answer.status_code != 200:
         return []
     try:
         entries = answer.json()["data"]
         names = [str(entry["id"]) for entry in entries]
-        return names + [str(alias) for entry in entries for alias in entry.get("aliases", [])]
+        return names + [str(alias) for entry in entries if aliases for alias in entry.get("aliases", [])]
     except (ValueError, KeyError, TypeError, AttributeError):
         return []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from bench.load.config import (
     TimeSource,
     WorkloadConfig,
 )
-from bench.load.crew import Counts, Crew, death
+from bench.load.crew import Counts, Crew, Stopped, death
 from bench.load.flush import Flusher
 from bench.load.outcome import ErrorKind
 from bench.load.payload import ROUTES, request_body
@@ -64,12 +64,14 @@ def run_scenario(
     repeat: int = 0,
     progress: Progress = Progress(),  # noqa: B008 - immutable
     context: Mapping[str, Any] = {},
+    stop_when: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Ask `workload` of `target` as `scenario` says; leave requests.parquet, events.parquet, summary.json and, last,
     manifest.json in `out`; return the summary.
 
-    The summary's `status` is `complete`, `partial` (interrupted; KeyboardInterrupt is raised again after the files are
-    written) or `failed` (the circuit breaker tripped, a worker died, or no request succeeded; `failure` says which).
+    The summary's `status` is `complete`, `partial` (interrupted: KeyboardInterrupt is raised again after the files are
+    written; or ended early because `stop_when`, which is asked about twice a second, became true) or `failed` (the
+    circuit breaker tripped, a worker died, or no request succeeded; `failure` says which).
     `context` goes into the manifest as it is. Raises UsageError when the endpoint cannot be reached or the time source
     is not to be had, CellFailure(client_fault) when the workers cannot start.
     """
@@ -79,12 +81,12 @@ def run_scenario(
     plan = _prepare(target, scenario, workload, out / "raw", name=name, repeat=repeat)
     asked = _asked(plan, started=started, context=context)
     write_asked(asked, plan.raw)
-    interrupted = _send(plan, progress)
+    ending = _send(plan, progress, stop_when)
     progress.say("recording")
-    summary = write_result(asked, out, worker_specs(asked, plan.raw), interrupted=interrupted)
+    summary = write_result(asked, out, worker_specs(asked, plan.raw), interrupted=ending is not None)
     if not scenario.keep_raw:
         shutil.rmtree(plan.raw)
-    if interrupted:
+    if ending is KeyboardInterrupt:
         raise KeyboardInterrupt
     return summary
 
@@ -207,16 +209,16 @@ def _make_spec(plan: _Plan, worker: int, commands_fd: int, reports_fd: int) -> W
 # ---- during
 
 
-def _send(plan: _Plan, progress: Progress) -> bool:
-    """Run the workers to their end; True when the user interrupted."""
+def _send(plan: _Plan, progress: Progress, stop_when: Callable[[], bool]) -> type[BaseException] | None:
+    """Run the workers to their end; what ended them early, if anything did: KeyboardInterrupt or Stopped."""
     total = len(plan.prompts.texts)
 
     def show(counts: Counts) -> None:
         failed = f", {counts['failed']} failed" if counts["failed"] else ""
         progress.advance(counts["done"], total, "requests", f"{counts['in_flight']} in flight{failed}")
 
-    interrupted = False
-    with Crew(show) as crew, Flusher(plan.raw):
+    ending: type[BaseException] | None = None
+    with Crew(show, stop_when) as crew, Flusher(plan.raw):
         for worker in range(workers_used(plan.scenario)):
             crew.start(partial(_make_spec, plan), worker, plan.target.api_key)
         load_parquet()  # while the workers start, rather than between the last request and the record
@@ -226,8 +228,8 @@ def _send(plan: _Plan, progress: Progress) -> bool:
             crew.await_state("warm")
             crew.go()
             crew.await_done()
-        except KeyboardInterrupt:
-            interrupted = True
+        except (KeyboardInterrupt, Stopped) as early:
+            ending = type(early)
             crew.stop()
             crew.await_done(stopping=True)
         dead = crew.dead()
@@ -235,4 +237,4 @@ def _send(plan: _Plan, progress: Progress) -> bool:
         cause = death(spec, "a load worker died; what it had recorded is kept")
         died = {"kind": cause.kind.value, "message": str(cause)}
         digest_for(spec, died=died, unfinished=ErrorKind.client.value)
-    return interrupted
+    return ending

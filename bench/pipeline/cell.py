@@ -15,6 +15,7 @@ from bench.base.progress import Progress
 from bench.base.schema import identity
 from bench.engines.base import ServedModel, SupportAnswer, engine_of
 from bench.engines.launch import launched
+from bench.pipeline.build import engine_lock
 from bench.pipeline.context import Context
 from bench.pipeline.endpoint import LazyEndpoint
 from bench.pipeline.keys import cell_key
@@ -51,6 +52,11 @@ class Cell:
         """The measurement key, once the artefact is known."""
         return self.record.get("key")
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether the variant is here to be accepted and scored."""
+        return self.config.scheme.holds_weights
+
     def run(self) -> Status:
         """Every stage in order; returns how the cell ended. Failures are recorded; KeyboardInterrupt passes."""
         try:
@@ -75,6 +81,8 @@ class Cell:
         config = self.config
         scheme = config.scheme
         self.refuse_unsupported(scheme.packing)
+        if not config.engine.base_url:
+            self.engine.check_machine(config.engine)
         artefact = quantize(
             config.model,
             scheme,
@@ -85,7 +93,7 @@ class Cell:
         key = cell_key(
             artefact=artefact.key,
             engine=config.engine,
-            engine_lock=self.context.toolchains.lock(config.engine.toolchain),
+            engine_lock=engine_lock(config.engine, self.context, self.progress.within(stage="serve")),
             machine=fingerprint(),
             repeat=config.repeat,
         )
@@ -107,7 +115,7 @@ class Cell:
 
     def accept(self, judge: Judge) -> None:
         """A fresh process loads the candidate and checks it; raises CellFailure(corrupt) with the figures."""
-        self.record["acceptance"] = judge.accept()
+        self.record["acceptance"] = judge.accept() if self.has_weights else {"verdict": "skipped", "reason": _ELSEWHERE}
         self.save()
 
     @contextlib.contextmanager
@@ -122,7 +130,7 @@ class Cell:
                 self.engine,
                 config,
                 model,
-                toolchain=self.context.toolchains.ensure(config.toolchain, progress),
+                toolchain=self.context.toolchains.ensure(config.toolchain, progress) if config.uses_toolchain else None,
                 log=log,
                 progress=progress,
             )
@@ -160,6 +168,10 @@ class Cell:
             return
         for name in self.config.tasks:
             task = self.config.task(name)
+            if not self.has_weights:
+                nowhere = self.store.child(ChildKind.TASK, name, key_of(["no weights", identity(task)]))
+                self.note(nowhere, Status.UNSUPPORTED, failure=described("evaluate", UsageError(_ELSEWHERE)))
+                continue
             try:
                 key = judge.key(task)
             except QuantbenchError as error:  # its data is not to be had: the other tasks go on
@@ -274,6 +286,9 @@ class Cell:
         """Write the manifest."""
         assert self.store is not None
         self.store.write(self.record)
+
+
+_ELSEWHERE = "the weights are with the server that serves them: they cannot be scored; name their scheme to score them"
 
 
 class Unsupported(Exception):

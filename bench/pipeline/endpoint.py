@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, ExitStack
 
 from bench.base.errors import CellFailure
 from bench.engines.launch import Endpoint
+from bench.pipeline.gpus import await_drained, memory_now
 from bench.telemetry.memory import MemoryWatch
 
 
@@ -36,19 +37,22 @@ class LazyEndpoint:
         """
         if self._failure is not None:
             raise self._failure
-        if self._endpoint is not None and self._endpoint.process.poll() is not None:
-            self._leave()
+        if self._endpoint is not None and not self._endpoint.alive:
+            self.leave()
         if self._endpoint is None:
+            self._stack.callback(await_drained, memory_now())
             try:
                 self._endpoint = self._stack.enter_context(self._start())
             except CellFailure as failure:
                 failure.stage = "serve"
                 self._failure = failure
                 raise
-            self._memory = self._stack.enter_context(MemoryWatch(self._endpoint.process.supervisor_pid))
+            if self._endpoint.tree_pid is not None:
+                self._memory = self._stack.enter_context(MemoryWatch(self._endpoint.tree_pid))
         return self._endpoint
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """End the server; what asks next gets a new one."""
         self._earlier_peak_bytes = self.peak_memory_bytes
         self._last = self._endpoint
         self._stack.close()
@@ -58,6 +62,11 @@ class LazyEndpoint:
     def started(self) -> Endpoint | None:
         """The latest server when one was started."""
         return self._endpoint or self._last
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """Resident memory of the running server's process tree as last seen."""
+        return None if self._memory is None else self._memory.latest_bytes
 
     @property
     def peak_memory_bytes(self) -> int | None:

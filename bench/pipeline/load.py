@@ -10,13 +10,16 @@ from bench.base.files import read_json, tail, write_json
 from bench.base.progress import Progress
 from bench.base.validity import Reason, reasons
 from bench.engines.base import ServerCounters
+from bench.engines.health import HealthWatch
 from bench.load.config import ScenarioConfig, WorkloadConfig
 from bench.load.own_error import flattered_by_cache
 from bench.load.record import salvage
 from bench.load.run import run_scenario
 from bench.load.target import Target
 from bench.pipeline.endpoint import LazyEndpoint
+from bench.pipeline.gpus import others_on_gpu
 from bench.pipeline.keys import scenario_key
+from bench.pipeline.watch import Watch
 from bench.store.run import CellStore, ChildKind, ChildSlot
 from bench.telemetry.others import OthersWatch, is_busy
 
@@ -60,22 +63,34 @@ def load_scenario(
         progress.within(stage="load").say(f"{slot.name}: {kept} requests of a killed run are kept as a partial result")
     folder = slot.prepare()
     before = running.counters()
-    with OthersWatch() as others:
+    shared = others_on_gpu(running.tree_pid)
+    watch = Watch(running, folder, lambda: endpoint.memory_bytes)
+    with watch, OthersWatch() as others, HealthWatch(running) as health:
         summary = run_scenario(
-            Target(url=running.url, model=running.model, api_key=running.api_key),
+            Target(url=running.url, model=running.model, api_key=running.api_key or None),
             scenario,
             workload,
             folder,
             name=slot.name,
             repeat=repeat,
             progress=progress.within(stage="load"),
+            stop_when=health.lost,
         )
     running.raise_if_dead()
+    if health.lost():
+        endpoint.leave()
+        raise health.failure()
     failure = summary["failure"]
     if failure is not None:
+        if failure["kind"] == FailureKind.UNHEALTHY:
+            endpoint.leave()
         raise CellFailure(FailureKind(failure["kind"]), failure["message"], log_tail=tail(running.log))
     after = running.counters()
-    observed = observe(before, after, counted=totals(summary["tokens"]), others_cores=others.cores)
+    shared = shared or others_on_gpu(running.tree_pid)
+    counted = totals(summary["tokens"])
+    observed = observe(before, after, counted=counted, others_cores=others.cores)
+    observed |= watch.observed(counted["output_tokens"])
+    observed["validity"] += reasons(Reason.OTHERS_ON_GPU if shared else None)
     write_json(folder / OBSERVED, observed)
     return observed
 

@@ -6,9 +6,11 @@ import dataclasses
 import json
 from typing import Any
 
+from bench.base.files import read_from
 from bench.base.hashing import canonical_json
 from bench.engines.base import EngineConfig
-from bench.engines.launch import recorded_command
+from bench.engines.launch import Endpoint, recorded_command
+from bench.pipeline.build import engine_build
 from bench.pipeline.context import Context
 from bench.pipeline.endpoint import LazyEndpoint
 
@@ -23,14 +25,20 @@ def engine_record(endpoint: LazyEndpoint, config: EngineConfig, context: Context
     """The engine as it really ran. No key is in it: keys travel in the environment, which is not recorded."""
     started = endpoint.started
     assert started is not None
-    toolchain = context.toolchains.ensure(config.toolchain, context.progress)
-    description = toolchain.describe()
     return {
         "kind": config.kind,
-        "build": f"{toolchain.name} {toolchain.lock_hash}",
         "command": recorded_command(started),
-        "toolchain": description,
+        **({"files": dict(started.command.files)} if started.command.files else {}),
+        **engine_build(config, context, context.progress),
         "ready_s": started.ready_s,
         "peak_rss_bytes": endpoint.peak_memory_bytes,
+        **dataclasses.asdict(started.engine.memory_of(_log(started))),
         "validity": [],
     }
+
+
+def _log(started: Endpoint) -> str:
+    try:
+        return read_from(started.log, started.log_start)
+    except FileNotFoundError:  # of a server that others started
+        return ""

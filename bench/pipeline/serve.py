@@ -14,7 +14,7 @@ from bench.base.errors import UsageError
 from bench.base.paths import cache_dir
 from bench.base.progress import Progress
 from bench.engines.base import Launch, ServedModel, SupportAnswer, engine_of
-from bench.engines.launch import HOST, Endpoint, launched, wait_forever
+from bench.engines.launch import HOST, Endpoint, engine_command, launched, wait_forever
 from bench.pipeline.cell import served_model
 from bench.pipeline.context import Workshop
 from bench.pipeline.quality import Judge
@@ -43,6 +43,9 @@ def serving(config: RunConfig, *, port: int | None, api_key: str, progress: Prog
     """Quantize and accept where needed, start the engine, and stop it on leaving."""
     engine = engine_of(config.engine)
     refuse_unsupported(config)
+    if config.engine.base_url:
+        raise UsageError(f"serve starts a server, and engine.base_url={config.engine.base_url} names one that runs")
+    engine.check_machine(config.engine)
     if port is not None:
         refuse_taken(port)
     workshop = Workshop(cache=cache_dir())
@@ -50,7 +53,7 @@ def serving(config: RunConfig, *, port: int | None, api_key: str, progress: Prog
     artefact = quantize(config.model, config.scheme, cache=workshop.cache, progress=progress, toolchains=toolchains)
     require_accepted(config, artefact, workshop, progress)
     model = served_model(artefact)
-    toolchain = toolchains.ensure(config.engine.toolchain, progress)
+    toolchain = toolchains.ensure(config.engine.toolchain, progress) if config.engine.uses_toolchain else None
     with tempfile.TemporaryDirectory(prefix="quantbench-serve-") as folder:
         key_file = Path(folder) / "api-key"
         key_file.touch(mode=0o600)
@@ -83,11 +86,16 @@ def print_command(config: RunConfig, *, port: int | None) -> tuple[str, list[str
     model = ServedModel(
         format=scheme.format_of(config.model), path=Path("MODEL"), name=name, load_method=scheme.load_method
     )
+    if config.engine.base_url:
+        raise UsageError(f"engine.base_url={config.engine.base_url} names a server that runs: there is no command")
     launch = Launch(host=HOST, port=port or 8080, api_key="")
-    command = engine_of(config.engine).command(config.engine, model, launch, None)
-    secrets = sorted(command.secret_env)
-    words = [*(f"{key}=$API_KEY" for key in secrets), *(f"{key}={value}" for key, value in command.env.items())]
-    return " ".join([*words, shlex.join(str(word) for word in command.argv)]), secrets
+    command = engine_command(engine_of(config.engine), config.engine, model, launch, None)
+    keys = sorted(set(command.secret_env) - set(config.engine.pass_env))
+    words = [*(f"{name}=$API_KEY" for name in keys), *(f"{name}=${name}" for name in sorted(config.engine.pass_env))]
+    words += [f"{name}={shlex.quote(value)}" for name, value in command.env.items()]
+    files = [f"printf %s {shlex.quote(text)} > {name}" for name, text in command.files.items()]
+    line = " ".join([*words, shlex.join(str(word) for word in command.argv)])
+    return " && ".join([*files, line]), sorted(command.secret_env)
 
 
 def refuse_taken(port: int) -> None:

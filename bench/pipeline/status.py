@@ -149,7 +149,7 @@ def _scenario(name: str, cell: CellStore, record: Mapping[str, Any], *, alive: b
         return ChildStatus(stage="load", name=name, state="planned", note="", reused=False)
     slot = _slot(ChildKind.SCENARIO, name, cell, entry)
     config = record["config"]
-    reused = is_measured(slot) and _is_of(slot, config["scenarios"][name], config["workloads"])
+    reused = is_measured(slot) and _is_of(slot, config["scenarios"][name], config["workloads"]) and _is_ours(record)
     state = _state(entry, alive=alive)
     note = _note(entry, state, slot, config["scenarios"][name], reused=reused)
     return ChildStatus(stage="load", name=name, state=state, note=note, reused=reused)
@@ -159,7 +159,7 @@ def _task(name: str, cell: CellStore, record: Mapping[str, Any], *, alive: bool)
     entry = (record.get("tasks") or {}).get(name)
     if entry is None:
         return ChildStatus(stage="evaluate", name=name, state="planned", note="", reused=False)
-    reused = _slot(ChildKind.TASK, name, cell, entry).is_complete()
+    reused = _slot(ChildKind.TASK, name, cell, entry).is_complete() and _is_ours(record)
     note = str((entry.get("failure") or {}).get("message") or "")
     return ChildStatus(stage="evaluate", name=name, state=_state(entry, alive=alive), note=note, reused=reused)
 
@@ -191,6 +191,11 @@ def recorded_requests(scenario: Path) -> int | None:
         return None
     stems = {path.stem.rpartition("-")[0] for path in segments}
     return sum(record[0] == END for stem in stems for record in read_records(scenario / "raw", stem))
+
+
+def _is_ours(record: Mapping[str, Any]) -> bool:
+    """Whether the cell's server was started here: one that ran already is measured anew each time."""
+    return not ((record.get("config") or {}).get("engine") or {}).get("base_url")
 
 
 def _is_of(slot: ChildSlot, scenario: Mapping[str, Any], workloads: Mapping[str, Any]) -> bool:

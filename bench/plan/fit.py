@@ -177,6 +177,8 @@ def _fit(spec: CellSpec, hardware: Hardware, look: Callable[[ModelConfig], Sourc
     if scheme.without_gpu and not hardware.gpus:
         support = _no(scheme.without_gpu)
     support = _with_gpus(support, footprint, hardware)
+    if config.engine.base_url:
+        return CellFit(label=spec.label, unknown="the server runs already, what it needs is not known", support=support)
     source = look(config.model)
     if isinstance(source, str):
         return CellFit(label=spec.label, unknown=source, support=support)
@@ -226,7 +228,9 @@ def serving_bytes(found: Estimate, footprint: Footprint) -> Serving:
 
 
 def cache_bytes(cache: CacheShape, footprint: Footprint) -> int:
-    """Bytes of a full KV cache; see `serving_bytes`."""
+    """Bytes of a full KV cache, or what is set aside for it; see `serving_bytes`."""
+    if footprint.set_aside_bytes is not None:
+        return footprint.set_aside_bytes
     if cache.latent is not None and footprint.latent_cache:
         token = cache.latent * footprint.key_bytes
     else:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from bench.analysis.candidates import Analysis
 from bench.analysis.recommend import Answer
-from bench.report import records, tables
+from bench.report import records, server_table, tables
 from bench.report.clean import short
 from bench.report.page import summary_line, title_of
 from bench.report.shown import DASH, Shown
@@ -51,6 +51,8 @@ def render_markdown(analysis: Analysis, answer: Answer) -> str:
 
 def _table(analysis: Analysis, answer: Answer) -> Iterable[str]:
     heads = ["Variant", "MB", "Bits/weight", "Perplexity", "Change", "Divergence", "TTFT p50 ms", "ITL p50 ms"]
+    served = server_table.has_server_ttft(analysis)
+    heads += ["TTFT mean ms", "Server's TTFT mean ms"] if served else []
     heads += [f"Tokens/s at {escape(load.name, 40)}" for load in analysis.loads]
     heads += [f"{analysis.config.price.currency}/10⁶ tokens"]
     choices = tables.multiple_choice_tasks(analysis)
@@ -59,10 +61,12 @@ def _table(analysis: Analysis, answer: Answer) -> Iterable[str]:
     yield f"| {' | '.join(heads)} |"
     yield f"| --- |{' ---: |' * (len(heads) - 1)}"
     rows = tables.comparison(analysis, answer.choice)
+    candidates = {candidate.cell.id: candidate for candidate in analysis.candidates}
     for row in rows[:ROWS]:
         numbers = (row.size, row.bits, row.perplexity, row.change, row.divergence, row.ttft, row.itl)
         asked = (accuracy.get((row.subject.id, name), NOT_ASKED) for name in choices)
-        shown_numbers = (*numbers, *row.throughput, row.cost, *asked)
+        told = server_table.server_ttft(analysis, candidates[row.subject.id]) if served else ()
+        shown_numbers = (*numbers, *told, *row.throughput, row.cost, *asked)
         cells = [escape(row.subject.label, 80), *(_number(shown) for shown in shown_numbers)]
         yield f"| {' | '.join(cells)} |"
     if len(rows) > ROWS:

@@ -11,7 +11,7 @@ from bench.analysis import formatting as fmt
 from bench.analysis.candidates import Analysis
 from bench.analysis.recommend import Answer
 from bench.analysis.results import Results
-from bench.report import records, tables
+from bench.report import records, server_table, tables
 from bench.report.clean import clean, short, tail
 from bench.report.redact import redact_command
 from bench.report.render import Picture
@@ -63,6 +63,8 @@ def render_page(analysis: Analysis, answer: Answer, pictures: Sequence[Picture])
         comparison=tables.comparison(analysis, answer.choice),
         cost=tables.cost_matrix(analysis, answer.choice),
         latency=tables.latency(analysis, answer.choice),
+        server_latency=server_table.server_latency(analysis, answer.choice),
+        server_states=server_table.server_states(analysis, answer.choice),
         quality=tables.quality(analysis, answer.choice),
         multiple_choice=tables.multiple_choice(analysis, answer.choice),
         task_notes=tables.task_notes(analysis),

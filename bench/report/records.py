@@ -84,7 +84,7 @@ def doubts(analysis: Analysis) -> list[Doubt]:
             note(code, f"{cell.label}: the whole cell")
         for child in (*cell.scenarios.values(), *cell.tasks.values()):
             by_code: dict[str, list[str]] = {}
-            for metric in child.metrics.values():
+            for metric in (*child.metrics.values(), *child.server.values()):
                 for code in metric.validity:
                     by_code.setdefault(code, []).append(metric.tag)
             for code in child.validity:
@@ -103,7 +103,7 @@ def doubts(analysis: Analysis) -> list[Doubt]:
 def _what(tags: list[str], child: Measurement) -> str:
     if not tags:
         return "incomplete" if child.status == PARTIAL else "noted, without a number it spoils"
-    return "every number" if len(tags) == len(child.metrics) else fmt.listing(tags, 5)
+    return "every number" if set(child.metrics) <= set(tags) else fmt.listing(tags, 5)
 
 
 def faults(analysis: Analysis) -> list[Fault]:
@@ -283,6 +283,8 @@ def _cell_facts(cell: Cell) -> Iterable[tuple[str, str]]:
         ("finished", text(provenance.get("finished"))),
         ("server ready after", _with_unit(cell.engine.get("ready_s"), "s")),
         ("server peak memory", _bytes(cell.engine.get("peak_rss_bytes"))),
+        ("weights in memory", _bytes(cell.engine.get("weights_bytes"))),
+        ("KV cache", _bytes(cell.engine.get("kv_cache_bytes"))),
         ("load average", ", ".join(f"{value:.2f}" for value in averages if value is not None)),
         ("quantbench", text(provenance.get("quantbench"))),
         ("commit", text(provenance.get("commit"))),

@@ -2,54 +2,44 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
+import time
 
-import psutil
+from bench.base.clock import NS_PER_S
+from bench.telemetry.host import Tree
+from bench.telemetry.sampler import Sampler
+
+#: New processes of the tree are looked for every so many samples.
+_SAMPLES = 10
 
 
 def tree_rss_bytes(root_pid: int) -> int | None:
-    """Resident memory of a process and all below it, shared pages counted once each process; None when it is gone.
-
-    Proportional set size is used where the kernel gives it, so that shared pages of forked workers count once.
-    """
-    try:
-        root = psutil.Process(root_pid)
-        processes = [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return None
-    total = 0
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            try:
-                total += process.memory_full_info().pss
-            except AttributeError:
-                total += process.memory_info().rss
-    return total
+    """Resident memory of a process and all below it, shared pages counted once (PSS); None when it is gone."""
+    return Tree(root_pid).pss_bytes(time.monotonic_ns())
 
 
 class MemoryWatch:
-    """Samples a process tree every `interval_s` in a thread; `peak_bytes` is None until the first sample."""
+    """Samples a process tree every `interval_s` in a thread; both figures are None until the first sample."""
 
     def __init__(self, root_pid: int, *, interval_s: float = 1.0) -> None:
-        self._root_pid = root_pid
-        self._interval_s = interval_s
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="memory-watch", daemon=True)
+        period_ns = round(interval_s * NS_PER_S)
+        self._tree = Tree(root_pid, refresh_ns=_SAMPLES * period_ns)
+        self._sampler = Sampler(self._take, name="memory-watch", period_ns=period_ns)
         self.peak_bytes: int | None = None
+        self.latest_bytes: int | None = None
+
+    @property
+    def core_share(self) -> float | None:
+        """What watching took, as a share of one core; None before leaving."""
+        return self._sampler.core_share
 
     def __enter__(self) -> MemoryWatch:
-        self._thread.start()
+        self._sampler.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
+        self._sampler.__exit__()
 
-    def _run(self) -> None:
-        while True:
-            seen = tree_rss_bytes(self._root_pid)
-            if seen is not None:
-                self.peak_bytes = max(seen, self.peak_bytes or 0)
-            if self._stop.wait(self._interval_s):
-                return
+    def _take(self, t_ns: int) -> None:
+        self.latest_bytes = self._tree.pss_bytes(t_ns)
+        if self.latest_bytes is not None:
+            self.peak_bytes = max(self.latest_bytes, self.peak_bytes or 0)

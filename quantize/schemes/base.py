@@ -87,6 +87,8 @@ class SchemeConfig:
     worker_version: ClassVar[int] = 1
     #: Why it quantizes on an NVIDIA GPU only, and what to do without one; empty: it needs none.
     without_gpu: ClassVar[str] = ""
+    #: False where the weights are with a server that others run: nothing is fetched or made.
+    holds_weights: ClassVar[bool] = True
 
     kind: str = "?"
     toolchain: str = not_identity("")

@@ -254,7 +254,7 @@ def progress_layer_by_layer(progress: Progress, passes: int) -> list[str]:
 def widen_products() -> None:
     """On a processor without instructions for BF16, multiply in FP32 what is to be multiplied in BF16.
 
-    torch has no fast kernel there: linear layers took 7 times as long as with all casts, products of attention 10 times.
+    torch has no fast kernel there: linear layers took 7 times as long as with all casts, attention 10 times.
     They add up in 32 bits and round once either way, so that one result in 10,000 differs, by the order of the sum.
     """
     if torch.accelerator.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported():

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from bench.base.paths import cache_dir
@@ -77,10 +78,10 @@ def test_a_server_that_dies_at_its_start(workspace: Workspace) -> None:
 
 
 def test_a_server_that_is_never_ready(workspace: Workspace) -> None:
-    answer = workspace.run("run", *ONE, "engine.start_timeout_s=0.01")
+    answer = workspace.run("run", *ONE, "engine.start_limit_s=0.01")
     failure = only_failure(workspace, answer)
     assert failure["kind"] == "start_timeout"
-    assert "raise engine.start_timeout_s" in failure["message"]
+    assert "raise engine.start_limit_s" in failure["message"]
 
 
 def test_a_cpu_build_that_is_asked_for_the_gpu(workspace: Workspace) -> None:
@@ -117,12 +118,53 @@ def test_a_server_killed_in_mid_run_fails_its_cell_and_the_next_one_goes_on(work
     assert (first["status"], second["status"]) == ("failed", "complete")
     assert first["failure"]["kind"] == "crashed"
     assert "killed by SIGKILL" in first["failure"]["message"]
-    assert "llama_server: listening" in first["failure"]["log_tail"]
+    assert "| task " in first["failure"]["log_tail"]
     (entry,) = first["scenarios"].values()
     assert entry["status"] == "failed"
     (folder,) = workspace.folder.glob(f"results/*/cells/{first['key']}/{entry['path']}")
     assert (folder / "requests.parquet").is_file(), "what was measured until then is kept"
     assert json.loads((folder / "manifest.json").read_text())["status"] == "failed"
+
+
+def test_a_server_that_hangs_in_mid_run_fails_its_scenario_and_the_next_one_gets_a_new_server(
+    workspace: Workspace,
+) -> None:
+    two = [word for word in ONE if word != "~scenarios.c4"]
+    asked = [*two, "scenarios.c1.requests=60", "scenarios.c4.requests=8", "engine.unhealthy_after_s=3"]
+    process = subprocess.Popen(
+        command_line(["run", *asked, "--json-lines"]),
+        cwd=workspace.folder,
+        env={**os.environ, **workspace.env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    stopped: psutil.Process | None = None
+    for line in process.stdout:
+        event = json.loads(line)
+        if stopped is None and event.get("stage") == "load" and event.get("done", 0) >= 3:
+            (stopped,) = [found for found in started_from(workspace) if found.name() == "llama-server"]
+            stopped.send_signal(signal.SIGSTOP)
+            since = time.monotonic()
+        elif stopped is not None and event.get("message") == "recording":
+            took_s = time.monotonic() - since
+            break
+    _, errors = process.communicate()
+    assert process.returncode == 1, errors
+    assert "Traceback" not in errors
+    assert stopped is not None
+    assert not stopped.is_running()
+    assert took_s < 20, "the scenario does not wait for the deadlines of its requests"
+    (cell,) = cells(workspace).values()
+    first, second = cell["scenarios"]["c1"], cell["scenarios"]["c4"]
+    assert (first["status"], first["failure"]["kind"]) == ("failed", "unhealthy")
+    assert "did not answer for 3 s under load" in first["failure"]["message"]
+    assert "| task " in first["failure"]["log_tail"]
+    assert second["status"] == "complete"
+    (folder,) = workspace.folder.glob(f"results/*/cells/{cell['key']}/{first['path']}")
+    assert (folder / "requests.parquet").is_file(), "what was measured until then is kept"
+    assert json.loads((folder / "manifest.json").read_text())["status"] == "partial"
 
 
 def test_a_format_the_engine_cannot_serve_is_an_answer(workspace: Workspace) -> None:

@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -71,6 +72,15 @@ if BEHAVIOUR == "port_taken_once" and not TRIED.exists():
     TRIED.touch()
     print("couldn't bind HTTP server socket", flush=True)
     sys.exit(1)
+if BEHAVIOUR == "stops":
+    print("loading weights", flush=True)
+    os.kill(os.getpid(), signal.SIGSTOP)
+if BEHAVIOUR == "works_long":
+    until = time.monotonic() + 3
+    while time.monotonic() < until:
+        pass
+if BEHAVIOUR == "tells_env":
+    print(*(f"{name}={os.environ.get(name)}" for name in ("PLAIN", "TOKEN")), flush=True)
 if BEHAVIOUR == "slow":
     time.sleep(0.5)
 print("listening", flush=True)

@@ -1,10 +1,11 @@
 """A plugin of vLLM: 4-bit weights on processors that its own kernel is not built for.
 
-vLLM 0.32's kernel for such weights on CPUs (`cpu_gemm_wna16`) exists for AVX-512 only. Here the weights are unpacked once
-after loading and multiplied as BF16 ones: the variant's own numbers, by vLLM's own loading, in the memory and at the
-speed of the unquantized model. vLLM finds this through the entry point beside it when the folder is on its path.
+vLLM 0.32's kernel for such weights on CPUs (`cpu_gemm_wna16`) exists for AVX-512 only. Here the weights are unpacked
+once after loading and multiplied as BF16 ones: the variant's own numbers, by vLLM's own loading, in the memory and at
+the speed of the unquantized model. vLLM finds this through the entry point beside it when the folder is on its path.
 """
 
+import functools
 import logging
 from typing import Any
 
@@ -22,7 +23,7 @@ SAYS = "quantbench: 4-bit weights are unpacked and multiplied in 16 bits"
 OFFSETS = {scalar_types.uint4: None, scalar_types.uint4b8: 8}
 
 
-class UnpackedLinearKernel(MPLinearKernel):
+class UnpackedLinearKernel(MPLinearKernel):  # type: ignore[misc]  # vLLM is not in the environment of the checks
     """Weights unpacked to the type of the activations, then vLLM's own product of such weights."""
 
     @classmethod
@@ -39,6 +40,7 @@ class UnpackedLinearKernel(MPLinearKernel):
 
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
         """Packed weights (inputs / 8, outputs), scales and zeros a group become one tensor (outputs, inputs)."""
+        say_once()
         packed, scales = getattr(layer, self.w_q_name), getattr(layer, self.w_s_name)
         assert packed.input_dim == packed.packed_dim, "weights are packed along their inputs"
         weight_type = self.config.weight_type
@@ -67,7 +69,12 @@ class UnpackedLinearKernel(MPLinearKernel):
         return product
 
 
+@functools.cache
+def say_once() -> None:
+    """One line in the log of a model that has such weights."""
+    logging.getLogger("vllm.quantbench").warning(SAYS)
+
+
 def register() -> None:
     """Offer the kernel; called by vLLM in every process of it."""
     register_linear_kernel(UnpackedLinearKernel, PlatformEnum.CPU)
-    logging.getLogger("vllm.quantbench").warning(SAYS)

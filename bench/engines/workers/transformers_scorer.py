@@ -18,13 +18,29 @@ import transformers
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from bench.engines.workers.score_rows import ROWS, Floats, Ids, common_length, log_probabilities, score_rows
+    from bench.engines.workers.hf_tokens import (
+        ScorerError,
+        bos_of,
+        load_tokenizer,
+        single_tokens,
+        tokenize,
+        tokenized_group,
+    )
+    from bench.engines.workers.score_rows import ROWS, Floats, Ids, log_probabilities, score_rows
 else:
-    spec = importlib.util.spec_from_file_location("score_rows", Path(__file__).with_name("score_rows.py"))
-    shared = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(shared)
+
+    def beside(name: str) -> Any:
+        """A module of this folder, which is on no path."""
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    shared, tokens = beside("score_rows"), beside("hf_tokens")
     ROWS, Floats, Ids = shared.ROWS, shared.Floats, shared.Ids
-    common_length, log_probabilities, score_rows = shared.common_length, shared.log_probabilities, shared.score_rows
+    log_probabilities, score_rows = shared.log_probabilities, shared.score_rows
+    ScorerError, bos_of, load_tokenizer = tokens.ScorerError, tokens.bos_of, tokens.load_tokenizer
+    single_tokens, tokenize, tokenized_group = tokens.single_tokens, tokens.tokenize, tokens.tokenized_group
 
 #: Methods whose kernel GPTQModel would choose, and compile for minutes → its plain one, in torch.
 KERNELS = {"gptq": "gptq_torch", "awq": "torch_awq"}
@@ -37,14 +53,6 @@ LOAD_METHODS: dict[str, dict[str, Any]] = {
 UNLOADED = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
 
 
-class ScorerError(Exception):
-    """A failure with a kind of its own for the reply."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-
-
 def run(request: dict[str, Any], progress: Callable[..., None]) -> dict[str, Any]:
     """Answer one request; arrays go to the file it names."""
     transformers.utils.logging.disable_progress_bar()
@@ -53,63 +61,6 @@ def run(request: dict[str, Any], progress: Callable[..., None]) -> dict[str, Any
     torch.set_num_threads(request["threads"])
     with torch.inference_mode():
         return {"score": score, "continuations": continuations}[request["task"]](request, progress)
-
-
-# Tokens
-
-
-def load_tokenizer(path: str) -> Any:
-    """The checkpoint's own tokenizer; raises ScorerError of kind `load_failed`."""
-    try:
-        return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
-        raise ScorerError("load_failed", f"transformers cannot load its tokenizer: {error}") from error
-
-
-def bos_of(tokenizer: Any) -> int | None:
-    """The BOS that it puts before a text; None when it puts none."""
-    ids = tokenizer("a", add_special_tokens=True)["input_ids"]
-    return int(ids[0]) if ids and ids[0] == tokenizer.bos_token_id else None
-
-
-def tokenize(request: dict[str, Any]) -> dict[str, Any]:
-    """Ids of a text: one final newline dropped, special tokens in it not parsed, BOS first where one is added."""
-    data = Path(request["text"]).read_bytes().removesuffix(b"\n")
-    tokenizer = load_tokenizer(request["model"])
-    plain = tokenizer(data.decode(), add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    bos = bos_of(tokenizer)
-    ids = np.array(([] if bos is None else [bos]) + list(plain), dtype=np.int32)
-    known, inverse = np.unique(ids, return_inverse=True)
-    byte_level = '"ByteLevel"' in decoder_of(tokenizer)
-    lengths = np.array([piece_bytes(tokenizer, int(token), byte_level) for token in known], dtype=np.int32)
-    np.savez(request["arrays"], ids=ids, byte_lengths=lengths[inverse])
-    return {"tokens": len(ids), "vocabulary": len(tokenizer), "bos_id": bos}
-
-
-def piece_bytes(tokenizer: Any, token: int, byte_level: bool) -> int:
-    """Bytes of text a token stands for; special tokens stand for none.
-
-    Byte-level vocabularies write each byte as one letter; others write a space as U+2581 and a single byte as <0xAB>.
-    """
-    if token in tokenizer.all_special_ids:
-        return 0
-    piece: str = tokenizer.convert_ids_to_tokens(token)
-    if byte_level:
-        return len(piece.encode()) if token in tokenizer.added_tokens_decoder else len(piece)
-    if len(piece) == len("<0x00>") and piece.startswith("<0x"):
-        return 1
-    return len(piece.replace("▁", " ").encode())
-
-
-def decoder_of(tokenizer: Any) -> str:
-    """The decoder's description; to get it, the whole vocabulary is written out."""
-    return json.dumps(json.loads(tokenizer.backend_tokenizer.to_str()).get("decoder"))
-
-
-def prompt_tokens(tokenizer: Any, bos: int | None, text: str) -> Ids:
-    """Ids of a prompt as completion endpoints make them: special tokens parsed, a BOS where one is added."""
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return np.array(([] if bos is None else [bos]) + list(ids), dtype=np.int32)
 
 
 # Models
@@ -272,29 +223,6 @@ def continuations(request: dict[str, Any], progress: Callable[..., None]) -> dic
         "prompt_tokens": sum(len(prompt) for prompts, _ in tokenized for prompt in prompts),
         "decoded_tokens": decoded,
     }
-
-
-def tokenized_group(tokenizer: Any, bos: int | None, prefix: str, endings: Sequence[str]) -> tuple[list[Ids], int]:
-    """The ids of every whole prompt, and how many first ones all share with the prefix; never a prompt's last."""
-    prompts = [prompt_tokens(tokenizer, bos, prefix + ending) for ending in endings]
-    if not prefix:
-        return prompts, 0
-    alone = prompt_tokens(tokenizer, bos, prefix)
-    return prompts, min(min(common_length(alone, prompt), len(prompt) - 1) for prompt in prompts)
-
-
-def single_tokens(tokenizer: Any, bos: int | None, prompt: str, texts: Sequence[str]) -> tuple[int, ...]:
-    """The one token each of `texts` adds to `prompt`; raises ScorerError of kind `not_one_token`."""
-    before = prompt_tokens(tokenizer, bos, prompt)
-    found = []
-    for text in texts:
-        whole = prompt_tokens(tokenizer, bos, prompt + text)
-        if len(whole) != len(before) + 1 or common_length(whole, before) != len(before):
-            raise ScorerError("not_one_token", f"'{text}' is not one token after a prompt in this vocabulary")
-        found.append(int(whole[-1]))
-    if len(set(found)) != len(found):
-        raise ScorerError("not_one_token", f"{list(texts)} are not different tokens in this vocabulary")
-    return tuple(found)
 
 
 def after_prompts(

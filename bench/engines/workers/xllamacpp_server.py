@@ -22,8 +22,7 @@ def parameters(settings: dict[str, Any]) -> Any:
     params.n_ctx = settings["n_ctx"]
     params.n_parallel = settings["n_parallel"]
     params.n_gpu_layers = settings["n_gpu_layers"]
-    if settings["n_gpu_layers"]:
-        params.verbosity = 4  # from here on the log says on which device each buffer lies
+    params.verbosity = 4  # from here on the log says how large each buffer is, and on which device
     params.cache_ram_mib = settings["cache_ram_mib"]
     params.cont_batching = True
     params.endpoint_metrics = True

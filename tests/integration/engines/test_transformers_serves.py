@@ -34,10 +34,12 @@ def endpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         engine_of(config), config, model, toolchain=transformers_toolchain(), log=log, progress=Progress()
     ) as started:
         yield started
-        processes = psutil.Process(started.process.supervisor_pid).children(recursive=True)
+        pid = started.tree_pid
+        assert pid is not None
+        processes = psutil.Process(pid).children(recursive=True)
         assert processes
     assert not any(process.is_running() for process in processes)
-    assert not psutil.pid_exists(started.process.supervisor_pid)
+    assert not psutil.pid_exists(pid)
     with pytest.raises(CellFailure, match="ended while it was needed"):
         started.raise_if_dead()
     assert "Traceback" not in log.read_text(), "it ends in good order"
@@ -59,7 +61,7 @@ def test_nobody_is_served_without_the_key(endpoint: Endpoint) -> None:
     listed = httpx.get(models, headers=headers, trust_env=False).json()["data"]
     assert [model["id"] for model in listed] == [NAME], "and nothing of the user's own cache"
     assert httpx.get(f"{endpoint.url}/health", trust_env=False).status_code == 200
-    process = psutil.Process(endpoint.process.supervisor_pid)
+    process = psutil.Process(endpoint.tree_pid)
     words = [word for one in (process, *process.children(recursive=True)) for word in one.cmdline()]
     assert not any(endpoint.api_key in word for word in words)
 

@@ -136,6 +136,24 @@ def test_a_server_that_dies_ends_the_scenario(tmp_path: Path) -> None:
     assert read_json(tmp_path / "manifest.json")["status"] == "failed"
 
 
+def test_what_watches_may_end_a_scenario_early_and_what_was_measured_is_kept(
+    truth: TruthServer, tmp_path: Path
+) -> None:
+    until = time.monotonic() + 2.0
+    target = truth.target("stall_first", every=2)
+    summary = run_scenario(
+        target,
+        ClosedConfig(concurrency=2, requests=40, warmup=0, first_token_s=60.0, total_s=90.0),
+        SyntheticConfig(output_tokens=TOKENS, input_tokens=6, tokenize=False),
+        tmp_path,
+        stop_when=lambda: time.monotonic() > until,
+    )
+    assert time.monotonic() - until < 20
+    assert summary["status"] == "partial"
+    assert summary["requests"]["ok"] >= 1
+    assert read_json(tmp_path / "manifest.json")["status"] == "partial"
+
+
 def test_what_was_measured_before_the_death_is_kept(tmp_path: Path) -> None:
     with TruthServer(ttft_ms=5, itl_ms=2) as server:
         run = subprocess.Popen(

@@ -29,8 +29,8 @@ def test_llama_server_command_line() -> None:
     assert list(made.argv) == [
         *("llama-server", "--model", "/models/a b.gguf", "--alias", "smol-Q8_0"),
         *("--host", "127.0.0.1", "--port", "8123", "--ctx-size", "4096", "--parallel", "4"),
-        *("--n-gpu-layers", "0", "--cache-ram", "0", "--metrics", "--no-webui", "--threads", "1"),
-        *("--flash-attn", "on"),
+        *("--n-gpu-layers", "0", "--cache-ram", "0", "--metrics", "--no-webui", "--verbosity", "4"),
+        *("--threads", "1", "--flash-attn", "on"),
     ]
     assert made.secret_env == {"LLAMA_API_KEY": "secret-key"}
 
@@ -50,7 +50,7 @@ def test_llama_server_settings_become_flags_only_where_they_were_chosen() -> Non
     assert made[: len(plain)] == [*plain[:layers], "12", *plain[layers + 1 :]]
     assert made[len(plain) :] == [
         *("--batch-size", "512", "--ubatch-size", "256", "--flash-attn", "on"),
-        *("--cache-type-k", "q8_0", "--cache-type-v", "q4_0", "--verbosity", "4"),
+        *("--cache-type-k", "q8_0", "--cache-type-v", "q4_0"),
     ]
 
 
@@ -159,3 +159,22 @@ def test_a_kind_is_registered_once() -> None:
         @engine("llama_cpp")
         class Impostor(type(engine_of(LlamaCppConfig()))):  # type: ignore[misc]  # a dynamic base is fine in a test
             pass
+
+
+LLAMA_LOG = (
+    "0.00.318.321 I load_tensors:   CPU_Mapped model buffer size =   136.40 MiB\n"
+    "0.00.318.400 I load_tensors:        CUDA0 model buffer size =    10.00 MiB\n"
+    "0.00.321.799 I llama_context:        CPU  output buffer size =     0.75 MiB\n"
+    "0.00.322.186 I llama_kv_cache:        CPU KV buffer size =   180.00 MiB\n"
+    "0.00.322.190 I llama_kv_cache:      CUDA0 KV buffer size =    20.00 MiB\n"
+    "0.00.519.039 I sched_reserve:        CPU compute buffer size =    15.51 MiB\n"
+)
+
+
+@pytest.mark.parametrize("config", [LlamaCppConfig(), XllamacppConfig(), LlamaCppPythonConfig()])
+def test_what_llama_cpp_allocated_is_in_its_log_over_all_devices(config: EngineConfig) -> None:
+    told = engine_of(config).memory_of(LLAMA_LOG)
+    assert told.weights_bytes == round(146.4 * 2**20)
+    assert told.kv_cache_bytes == 200 << 20
+    silent = engine_of(config).memory_of("loading model")
+    assert (silent.weights_bytes, silent.kv_cache_bytes) == (None, None)

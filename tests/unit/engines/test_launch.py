@@ -6,13 +6,14 @@ import dataclasses
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from bench.base.errors import CellFailure, FailureKind
+from bench.base.errors import CellFailure, FailureKind, UsageError
 from bench.base.progress import Progress
-from bench.engines.base import LogPattern, ServedModel
+from bench.engines.base import Command, LogPattern, ServedModel, StartPhase, file_word
 from bench.engines.launch import Endpoint, launched, read_counters
 from bench.toolchains.toolchain import Toolchain
 from tests.plugins.imaginary_engine import Imaginary, ImaginaryConfig
@@ -41,7 +42,8 @@ def launch(toolchain: Toolchain, behaviour: str, *, start_timeout_s: float = 20.
     log = toolchain.prefix / "engine.log"
     with launched(Advised(), config, MODEL, toolchain=toolchain, log=log, progress=Progress()) as endpoint:
         endpoint.raise_if_dead()
-        assert psutil.pid_exists(endpoint.process.supervisor_pid)
+        assert endpoint.tree_pid is not None
+        assert psutil.pid_exists(endpoint.tree_pid)
         counters = endpoint.counters()
         assert counters is not None
         assert counters.generation_tokens == 1, "readiness is one generated token"
@@ -52,8 +54,9 @@ def launch(toolchain: Toolchain, behaviour: str, *, start_timeout_s: float = 20.
 def test_a_server_is_ready_when_it_generates_and_gone_afterwards(toolchain: Toolchain) -> None:
     endpoint = launch(toolchain, "slow")
     assert endpoint.url.startswith("http://127.0.0.1:")
+    assert endpoint.ready_s is not None
     assert endpoint.ready_s >= 0.5
-    assert not psutil.pid_exists(endpoint.process.supervisor_pid)
+    assert not endpoint.alive
     with pytest.raises(CellFailure, match="ended while it was needed"):
         endpoint.raise_if_dead()
 
@@ -63,6 +66,16 @@ def test_the_key_is_in_no_command_line_and_no_repr(toolchain: Toolchain) -> None
     assert len(endpoint.api_key) >= 32
     assert endpoint.api_key not in repr(endpoint)
     assert all(endpoint.api_key not in word for word in endpoint.command.argv)
+
+
+def start(
+    toolchain: Toolchain, config: ImaginaryConfig, *, engine: Imaginary | None = None, progress: Progress | None = None
+) -> Endpoint:
+    log = toolchain.prefix / "engine.log"
+    with launched(
+        engine or Imaginary(), config, MODEL, toolchain=toolchain, log=log, progress=progress or Progress()
+    ) as endpoint:
+        return endpoint
 
 
 @pytest.mark.parametrize(
@@ -86,8 +99,76 @@ def test_a_bad_start_is_a_typed_failure_with_the_log(
     assert set(psutil.Process().children(recursive=True)) <= before
 
 
+def test_a_server_that_is_stopped_while_it_loads_is_given_up(toolchain: Toolchain) -> None:
+    with pytest.raises(CellFailure, match=r"no sign of progress for 1\.5 s") as caught:
+        launch(toolchain, "stops", start_timeout_s=1.5)
+    assert caught.value.kind is FailureKind.START_TIMEOUT
+    assert "loading weights" in caught.value.log_tail
+    assert not [child for child in psutil.Process().children(recursive=True) if "stops" in child.cmdline()]
+
+
+def test_a_server_that_works_longer_than_that_is_not(toolchain: Toolchain) -> None:
+    ready_s = launch(toolchain, "works_long", start_timeout_s=1.5).ready_s
+    assert ready_s is not None
+    assert ready_s >= 3
+
+
+def test_no_work_lasts_beyond_the_limit(toolchain: Toolchain) -> None:
+    config = ImaginaryConfig(behaviour="works_long", start_limit_s=1.0)
+    with pytest.raises(CellFailure, match=r"generated nothing within 1 s; raise engine\.start_limit_s"):
+        start(toolchain, config)
+
+
+def test_what_a_server_does_is_told_while_it_starts(toolchain: Toolchain) -> None:
+    class Talking(Imaginary):
+        start_phases = (StartPhase(pattern=re.compile("loading (weights)"), words="loading its {0}"),)
+
+    told: list[str] = []
+    config = ImaginaryConfig(behaviour="stops", start_timeout_s=1.5)
+    with pytest.raises(CellFailure):
+        start(toolchain, config, engine=Talking(), progress=Progress(sink=lambda event: told.append(event.message)))
+    assert "waiting for imaginary (loading its weights)" in told
+
+
+def test_a_program_of_ones_own_takes_the_toolchains_place(tmp_path: Path) -> None:
+    program = tmp_path / "own-python"
+    program.symlink_to(sys.executable)
+    config = ImaginaryConfig(executable=str(program))
+    log = tmp_path / "engine.log"
+    with launched(Imaginary(), config, MODEL, toolchain=None, log=log, progress=Progress()) as endpoint:
+        assert endpoint.command.argv[0] == str(program)
+        assert endpoint.counters() is not None
+
+
+def test_variables_reach_the_server_and_their_secrets_no_record(
+    toolchain: Toolchain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKEN", "hf_secret")
+    config = ImaginaryConfig(behaviour="tells_env", env={"PLAIN": "yes"}, pass_env=["TOKEN"])
+    endpoint = start(toolchain, config)
+    assert "PLAIN=yes TOKEN=hf_secret" in endpoint.log.read_text()
+    assert endpoint.command.env == {"PLAIN": "yes"}
+    assert "hf_secret" not in repr(endpoint)
+    monkeypatch.delenv("TOKEN")
+    with pytest.raises(UsageError, match=r"engine\.pass_env: the environment variable TOKEN is not set"):
+        start(toolchain, config)
+
+
+def test_files_are_there_for_the_server_and_gone_afterwards(toolchain: Toolchain) -> None:
+    class Filing(Imaginary):
+        def command(self, *arguments: Any) -> Command:
+            made = super().command(*arguments)
+            return dataclasses.replace(made, argv=[*made.argv, file_word("a.yaml")], files={"a.yaml": "text"})
+
+    log = toolchain.prefix / "engine.log"
+    with launched(Filing(), ImaginaryConfig(), MODEL, toolchain=toolchain, log=log, progress=Progress()) as endpoint:
+        path = Path(endpoint.command.argv[-1])
+        assert path.read_text() == "text"
+    assert not path.exists()
+
+
 def test_a_lost_race_for_the_port_is_tried_again(toolchain: Toolchain) -> None:
-    assert launch(toolchain, "port_taken_once").ready_s > 0
+    assert launch(toolchain, "port_taken_once").ready_s
 
 
 def test_counters_are_summed_over_labels_and_missing_ones_stay_missing() -> None:

@@ -136,7 +136,7 @@ def test_settings_that_cannot_be_meant() -> None:
     [
         ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", FailureKind.OUT_OF_MEMORY),
         ("RuntimeError: [enforce fail] DefaultCPUAllocator: can't allocate memory: you", FailureKind.OUT_OF_MEMORY),
-        ("but Transformers does not recognize this architecture.", FailureKind.CRASHED),
+        ("but Transformers does not recognize this architecture.", FailureKind.UNSUPPORTED_ARCHITECTURE),
         ("safetensors_rust.SafetensorError: Error while deserializing header", FailureKind.CORRUPT),
         ("Segmentation fault", FailureKind.CRASHED),
     ],

@@ -1,38 +1,22 @@
-"""The transformers scorer's worker without transformers: what it computes of a group of prompts, and tokens' bytes."""
+"""The transformers scorer's worker without transformers: what it computes of prompts; arithmetic over rows."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-import types
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-import bench.engines.scoring
 from bench.engines.workers.score_rows import common_length, spread
-
-WORKER = Path(bench.engines.scoring.__file__).parent / "workers" / "transformers_scorer.py"
+from tests.support import worker_module
 
 
 @pytest.fixture(scope="module")
 def worker() -> Iterator[Any]:
     """The worker's module; of its toolchain nothing is needed here."""
-    absent = {name: types.ModuleType(name) for name in ("torch", "transformers") if name not in sys.modules}
-    sys.modules.update(absent)
-    try:
-        spec = importlib.util.spec_from_file_location("transformers_scorer_under_test", WORKER)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+    with worker_module("transformers_scorer", absent=("torch", "transformers")) as module:
         yield module
-    finally:
-        for name in absent:
-            del sys.modules[name]
 
 
 class Memory:
@@ -87,34 +71,6 @@ def test_one_prompt_alone_remembers_nothing(worker: Any) -> None:
 
     ((_, computed),) = worker.after_prompts(Forgetful(), PROMPTS[:1], 6)
     assert computed == len(PROMPTS[0])
-
-
-class Vocabulary:
-    """Pieces by number; `special` are special tokens, `added` were added to the vocabulary as plain text."""
-
-    all_special_ids = (0,)
-    added_tokens_decoder = types.MappingProxyType({0: "<s>", 5: "[é]"})
-    pieces = ("<s>", "Ġthe", "ÃĬ", "▁the", "<0x0A>", "[é]", "é")
-
-    def convert_ids_to_tokens(self, token: int) -> str:
-        return self.pieces[token]
-
-
-@pytest.mark.parametrize(
-    ("token", "byte_level", "expected"),
-    [
-        (0, True, 0),  # special
-        (1, True, 4),  # a space and three letters
-        (2, True, 2),  # one letter stands for one byte
-        (5, True, 4),  # an added token is written as it reads
-        (0, False, 0),
-        (3, False, 4),
-        (4, False, 1),  # a byte by its number
-        (6, False, 2),
-    ],
-)
-def test_bytes_of_a_token(worker: Any, token: int, byte_level: bool, expected: int) -> None:
-    assert worker.piece_bytes(Vocabulary(), token, byte_level) == expected
 
 
 def test_what_prompts_have_in_common() -> None:

@@ -60,9 +60,10 @@ def test_a_server_that_died_is_started_anew_for_what_comes_next(tmp_path: Path) 
     with LazyEndpoint(start) as endpoint:
         first = endpoint.get()
         assert endpoint.get() is first
+        assert first.process is not None
         first.process.kill()
         second = endpoint.get()
         assert second.url == "http://127.0.0.1:1"
         assert endpoint.started is second
     assert ended == ["ended", "ended"]
-    assert second.process.poll() is not None
+    assert not second.alive

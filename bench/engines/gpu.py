@@ -1,0 +1,65 @@
+"""Whether an engine computes on an NVIDIA GPU, which its toolchain decides, and whether there is one here."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+from pathlib import Path
+
+from bench.base.errors import UsageError
+from bench.engines.base import EngineConfig, Support, SupportAnswer
+
+#: Where Hugging Face checkpoints are scored for engines that have no toolchain.
+SCORING_HF = "llmcompressor"
+
+
+def on_gpu(toolchain: str) -> bool:
+    """Whether toolchain `toolchain` is for NVIDIA GPUs; raises UsageError when there is none of that name."""
+    return _on_gpu(toolchain, os.environ.get("QUANTBENCH_CONFIG_DIR", ""))
+
+
+@functools.cache
+def _on_gpu(toolchain: str, _: str) -> bool:
+    """Composing takes a tenth of a second, and a plan asks for every cell."""
+    from bench.toolchains.config import Accelerator, load_toolchain_config
+
+    return load_toolchain_config(toolchain).accelerator is Accelerator.cuda
+
+
+def has_gpu() -> bool:
+    """Whether there is an NVIDIA driver."""
+    return Path("/dev/nvidiactl").exists() or shutil.which("nvidia-smi") is not None
+
+
+def computes_on_gpu(config: EngineConfig) -> bool:
+    """Whether an engine with `config` computes on GPUs: those a container is given, else as its toolchain is."""
+    return bool(config.container.gpus) if config.container.image else on_gpu(config.toolchain)
+
+
+def require_gpu(config: EngineConfig, instead: str) -> None:
+    """Raise UsageError where the engine is for GPUs and there is none, before anything is made for it."""
+    if computes_on_gpu(config) and not config.base_url and not has_gpu():
+        place = "container.gpus" if config.container.image else f"toolchain {config.toolchain}"
+        raise UsageError(f"{place} is for NVIDIA GPUs, and there is no NVIDIA driver here: {instead}")
+
+
+def require_own_gpu(config: EngineConfig) -> None:
+    """Raise UsageError for an engine that has no toolchain, where the user gives it no place or there is no GPU."""
+    if config.uses_toolchain and not config.toolchain:
+        raise UsageError(
+            f"engine={config.kind} has no toolchain: give engine.executable, engine.container or engine.base_url"
+        )
+    if not has_gpu():
+        raise UsageError(
+            f"engine={config.kind} needs an NVIDIA GPU, and there is no NVIDIA driver here: choose another engine"
+        )
+
+
+def unverified(kind: str, model_format: str) -> Support:
+    """The answer of an engine for Hugging Face checkpoints on GPUs that was never run here."""
+    if model_format != "hf":
+        reason = f"{kind} serves Hugging Face checkpoints, not {model_format}: choose engine=llama_cpp"
+        return Support(answer=SupportAnswer.NO, reason=reason)
+    reason = f"{kind} on GPUs: its command line is checked against its documentation, it was never run here"
+    return Support(answer=SupportAnswer.UNVERIFIED, reason=reason)
