@@ -61,6 +61,11 @@ class Reason(StrEnum):
         "calibration_overlap",
         "The variant was calibrated on parts of this evaluation text: calibrate or evaluate with another one.",
     )
+    UNPACKED_WEIGHTS = (
+        "unpacked_weights",
+        "The engine has no kernel for these weights on this processor, they were multiplied in 16 bits: quality holds, "
+        "speed and memory do not; measure them where the kernel exists.",
+    )
     MIXED_VALUES = ("mixed_values", "Values that should be one differ between parts of the run: see the manifest.")
 
 

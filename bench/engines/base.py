@@ -308,6 +308,10 @@ class Engine:
         """What a server said in `log`, from its start on, of the memory it allocated."""
         return EngineMemory()
 
+    def serving_reasons(self, log: str) -> Sequence[Reason]:
+        """What is to be said of every speed, because of how a server that logged this runs."""
+        return ()
+
     def scoring_toolchain(self, config: EngineConfig) -> str:
         """The toolchain whose build scores quality: llama.cpp's, which scores any GGUF; an engine may have its own."""
         return SCORING_TOOLCHAIN

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.base.errors import FailureKind, UsageError
 from bench.base.schema import not_identity, schema
+from bench.base.validity import Reason
 from bench.engines.base import (
     Command,
     Engine,
@@ -29,8 +30,10 @@ from bench.engines.flags import Flag, common_argv
 from bench.engines.footprint import Footprint
 from bench.engines.gpu import computes_on_gpu, require_gpu
 from bench.engines.metric_maps import VLLM
+from bench.engines.vllm_reference import SAYS, lacks_kernel, reference_environment
 
 if TYPE_CHECKING:
+    from bench.engines.scoring import Scorer
     from bench.toolchains.toolchain import Toolchain
 
 FLAGS: Mapping[str, Flag] = {
@@ -226,7 +229,7 @@ class Vllm(Engine):
             argv.append("--trust-remote-code")
         return Command(
             argv=[*argv, *config.extra_args],
-            env={**config.env, **thread_variables(config, gpu)},
+            env={**thread_variables(config, gpu), **(reference_environment() if not gpu and lacks_kernel() else {})},
             secret_env={"VLLM_API_KEY": launch.api_key},
         )
 
@@ -256,9 +259,27 @@ class Vllm(Engine):
         weights, cache = (total_gib(pattern, log) for pattern in (_WEIGHTS_TOLD, _CACHE_TOLD))
         return EngineMemory(weights_bytes=weights, kv_cache_bytes=cache)
 
+    def serving_reasons(self, log: str) -> Sequence[Reason]:
+        """Whether 4-bit weights were unpacked, where the kernel for them does not exist."""
+        return (Reason.UNPACKED_WEIGHTS,) if SAYS in log else ()
+
     def scoring_toolchain(self, config: EngineConfig) -> str:
         """The serving environment itself."""
         return config.toolchain
+
+    def scorer(self, config: EngineConfig, toolchain: Toolchain) -> Scorer:
+        """Full-vocabulary logits of the same library with the same settings."""
+        from bench.engines.vllm_scoring import VllmScorer
+
+        assert isinstance(config, VllmConfig)
+        return VllmScorer(toolchain, config, self.load_methods)
+
+    def scorer(self, config: EngineConfig, toolchain: Toolchain) -> Scorer:
+        """Full-vocabulary logits of the same engine, in a process of its own."""
+        from bench.engines.vllm_scoring import VllmScorer
+
+        assert isinstance(config, VllmConfig)
+        return VllmScorer(toolchain, config, self.load_methods)
 
 
 # Defaults of vLLM 0.32: `CacheConfig.gpu_memory_utilization`, its block sizes, and the tokens that its server computes
@@ -325,8 +346,8 @@ def speculative_words(config: SpeculativeConfig) -> dict[str, Any]:
     return {"method": config.method, "num_speculative_tokens": config.tokens, **draft}
 
 
-def thread_variables(config: VllmConfig, gpu: bool) -> dict[str, str]:
-    """How many threads compute, and on CPUs the room for the KV cache.
+def variables(config: VllmConfig, gpu: bool) -> dict[str, str]:
+    """How many threads compute; on CPUs also the room for the KV cache, and the kernel that some of them lack.
 
     Bound threads would need the numbers of this machine's cores in the command.
     """
@@ -334,7 +355,8 @@ def thread_variables(config: VllmConfig, gpu: bool) -> dict[str, str]:
     if gpu:
         return threads
     unbound = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"} if threads else {}
-    return {"VLLM_CPU_KVCACHE_SPACE": str(config.cpu_kv_cache_gib), **threads, **unbound}
+    kernel = reference_environment() if lacks_kernel() and not config.container.image else {}
+    return {"VLLM_CPU_KVCACHE_SPACE": str(config.cpu_kv_cache_gib), **threads, **unbound, **kernel}
 
 
 def cache_bytes(config: EngineConfig) -> float:

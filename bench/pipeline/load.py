@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.base.errors import CellFailure, FailureKind
-from bench.base.files import read_json, tail, write_json
+from bench.base.files import read_from, read_json, tail, write_json
 from bench.base.progress import Progress
 from bench.base.validity import Reason, reasons
 from bench.engines.base import ServerCounters
@@ -90,7 +90,9 @@ def load_scenario(
     counted = totals(summary["tokens"])
     observed = observe(before, after, counted=counted, others_cores=others.cores)
     observed |= watch.observed(counted["output_tokens"])
-    observed["validity"] += reasons(Reason.OTHERS_ON_GPU if shared else None)
+    logged = read_from(running.log, running.log_start) if running.log.exists() else ""
+    said = running.engine.serving_reasons(logged)
+    observed["validity"] += reasons(Reason.OTHERS_ON_GPU if shared else None, *said)
     write_json(folder / OBSERVED, observed)
     return observed
 

@@ -17,14 +17,21 @@ from bench.engines.flags import COMMON_SETTINGS
 from bench.engines.launch import died, read_counters
 from bench.engines.readiness import newest_phase
 from bench.engines.vllm import Vllm, VllmConfig
+from bench.engines.vllm_reference import reference_environment
 from bench.pipeline.schemas import register_all
 from bench.plan.config import RunConfig
 from bench.plan.fit import cache_bytes
+from bench.toolchains.toolchain import Toolchain
 from quantize.shape import CacheShape
 
 MODEL = ServedModel(format="hf", path=Path("/models/a b"), name="smol-BF16")
 LAUNCH = Launch(host="127.0.0.1", port=8123, api_key="secret-key")
 GPU = "vllm_cuda"
+
+
+@pytest.fixture(autouse=True)
+def _a_processor_with_every_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.engines.vllm.lacks_kernel", lambda: False)
 
 
 def command(config: VllmConfig, model: ServedModel = MODEL) -> Command:
@@ -50,6 +57,24 @@ def test_threads_that_are_chosen_are_not_bound_to_cores() -> None:
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     }
     assert command(VllmConfig(threads=2, toolchain=GPU)).env == {"OMP_NUM_THREADS": "2"}
+
+
+def test_a_processor_without_the_kernel_for_4_bit_weights_gets_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.engines.vllm.lacks_kernel", lambda: True)
+    made = command(VllmConfig())
+    assert reference_environment().items() <= made.env.items()
+    for config in (VllmConfig(toolchain=GPU), VllmConfig(container=ContainerConfig(image="vllm"))):
+        assert "PYTHONPATH" not in command(config).env
+
+
+def test_quality_is_scored_by_the_library_that_serves() -> None:
+    config = VllmConfig(dtype="float32")
+    toolchain = Toolchain(name="vllm", lock_hash="0123456789abcdef", prefix=Path("/t/v"), python=Path("/t/python"))
+    scorer = engine_of(config).scorer(config, toolchain)
+    assert scorer.scored_by.engine == "vllm"
+    assert scorer.arithmetic["options"]["dtype"] == "float32"
+    assert engine_of(config).scoring_toolchain(config) == "vllm"
+    assert engine_of(config).scoring_reasons(config, "vllm") == ()
 
 
 def test_the_command_line_on_gpus() -> None:

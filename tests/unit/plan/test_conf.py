@@ -43,6 +43,8 @@ def test_every_shipped_yaml_composes(path: Path) -> None:
         assert plan([f"scheme@baseline={name}"]).cells[0].config
     elif group == "task":
         assert plan([f"+task@tasks.extra={name}"]).cells[0].config
+    elif group == "environment":
+        assert plan([f"+environment@engine.env={name}"]).cells[0].config
     else:
         overrides = [f"{group}={name}", *OPEN.get(f"{group}/{name}", [])]
         assert plan(overrides).cells[0].config, f"group {group} is composed by nothing here"
