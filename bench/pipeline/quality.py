@@ -55,7 +55,7 @@ class Judge:
         """The engine's, unless what the scheme writes can be loaded in another one only."""
         of_packing = self._engine.packing_toolchains.get(str(self._variant.manifest.get("packing")))
         own = self._engine.scoring_toolchain(self._config.engine)
-        return self._config.scheme.scoring_toolchain or of_packing or own
+        return of_packing or own
 
     @cached_property
     def _scorer(self) -> Scorer:

@@ -77,11 +77,6 @@ class AutoGptqConfig(GroupedConfig):
         return "gptq"
 
     @property
-    def scoring_toolchain(self) -> str:
-        """transformers 5 loads the format by GPTQModel."""
-        return "gptqmodel"
-
-    @property
     def sample_set(self) -> SampleSetConfig | None:
         return self.calibration
 

@@ -62,11 +62,6 @@ class AutoAwqConfig(GroupedConfig):
         return "awq"
 
     @property
-    def scoring_toolchain(self) -> str:
-        """transformers 5 loads the format by GPTQModel."""
-        return "gptqmodel"
-
-    @property
     def sample_set(self) -> SampleSetConfig | None:
         return self.calibration
 

@@ -121,11 +121,6 @@ class SchemeConfig:
         """How the engine shall quantize while it loads; empty: it loads what is written."""
         return ""
 
-    @property
-    def scoring_toolchain(self) -> str:
-        """The toolchain that can load what it writes, where it is not the default of its format."""
-        return ""
-
     def own_baseline(self, model: ModelConfig) -> SchemeConfig:
         """The unquantized form in the format that it writes of `model`: what its quality is held against."""
         if self.format_of(model) == "gguf":

@@ -101,11 +101,6 @@ class GptqModelConfig(GroupedConfig):
         return self.method.value
 
     @property
-    def scoring_toolchain(self) -> str:
-        """transformers loads these formats by GPTQModel."""
-        return self.toolchain
-
-    @property
     def sample_set(self) -> SampleSetConfig | None:
         return self.calibration
 

@@ -11,6 +11,7 @@ import pytest
 
 from bench.base.errors import UsageError
 from bench.base.progress import Progress
+from bench.engines.transformers import Transformers
 from bench.pipeline.schemas import register_all
 from bench.plan.plan import plan
 from bench.toolchains.toolchain import Toolchain
@@ -55,8 +56,7 @@ def test_packing_and_where_it_is_scored() -> None:
     """Engines decide by the packing; of the toolchains only GPTQModel's loads these formats."""
     packings = [scheme.packing for scheme in (GPTQ, AWQ, AutoAwqConfig(), AutoGptqConfig())]
     assert packings == ["gptq", "awq", "awq", "gptq"]
-    assert {scheme.scoring_toolchain for scheme in (GPTQ, AWQ, AutoAwqConfig(), AutoGptqConfig())} == {"gptqmodel"}
-    assert dataclasses.replace(GPTQ, toolchain="mine").scoring_toolchain == "mine"
+    assert {Transformers.packing_toolchains[packing] for packing in packings} == {"gptqmodel"}
     assert (AutoAwqConfig().toolchain, AutoGptqConfig().toolchain) == ("autoawq", "autoawq")
 
 
