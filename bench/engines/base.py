@@ -23,6 +23,7 @@ from bench.engines.footprint import Footprint
 if TYPE_CHECKING:
     from bench.engines.metrics import MetricMap
     from bench.engines.scoring import Scorer
+    from bench.toolchains.config import Accelerator
     from bench.toolchains.toolchain import Toolchain
 
 
@@ -240,8 +241,6 @@ class Engine:
     load_methods: ClassVar[Mapping[str, str]] = {}
     #: Packings of weights that its own scoring environment cannot load → the toolchain that can.
     packing_toolchains: ClassVar[Mapping[str, str]] = {}
-    #: Packings of weights that it cannot load → why, and what to do.
-    refused_packings: ClassVar[Mapping[str, str]] = {}
 
     def serves(self, config: EngineConfig, model_format: str, load_method: str = "", packing: str = "") -> Support:
         """Whether this engine serves `model_format`, quantizing it by `load_method` if that is asked.
@@ -252,16 +251,28 @@ class Engine:
         if elsewhere is not None:
             return elsewhere
         found = self.support(config, model_format)
-        refused = refusal(self.kind, config, self.flags, self.own_settings)
-        if found.answer is not SupportAnswer.NO and refused:
-            return Support(answer=SupportAnswer.NO, reason=refused)
-        if found.answer is not SupportAnswer.NO and packing in self.refused_packings:
-            return Support(answer=SupportAnswer.NO, reason=self.refused_packings[packing])
-        if found.answer is SupportAnswer.NO or not load_method or load_method in self.load_methods:
+        if found.answer is SupportAnswer.NO:
             return found
-        known = ", ".join(self.load_methods) or "nothing"
-        reason = f"{self.kind} does not quantize by {load_method} while loading (but by {known}): choose another engine"
-        return Support(answer=SupportAnswer.NO, reason=reason)
+        refused = refusal(self.kind, config, self.flags, self.own_settings)
+        if load_method and load_method not in self.load_methods and not refused:
+            known = ", ".join(self.load_methods) or "nothing"
+            refused = (
+                f"{self.kind} does not quantize by {load_method} while loading (but by {known}): choose another engine"
+            )
+        if refused:
+            return Support(answer=SupportAnswer.NO, reason=refused)
+        told = self._tabled(config, model_format, load_method, packing)
+        return found if told is None or told.answer is found.answer else told
+
+    def _tabled(
+        self, config: EngineConfig, model_format: str, load_method: str = "", packing: str = ""
+    ) -> Support | None:
+        """What the table says; None for an engine that is not in it."""
+        from bench.engines.support_matrix import answer, kinds
+
+        if self.kind not in kinds():
+            return None
+        return answer(self.kind, self.accelerator(config), model_format, packing=packing, load_method=load_method)
 
     def _elsewhere(self, config: EngineConfig, model_format: str) -> Support | None:
         """The answer where it does not depend on the engine: a server that runs already serves what it serves."""
@@ -280,8 +291,20 @@ class Engine:
         return None
 
     def support(self, config: EngineConfig, model_format: str) -> Support:
-        """Whether this engine serves `model_format` with these settings on this machine."""
-        raise NotImplementedError
+        """Whether this engine serves `model_format` with these settings on this machine; by the table, if it is there.
+
+        An engine that is not in the table of `support_matrix` answers here.
+        """
+        told = self._tabled(config, model_format)
+        if told is None:
+            raise NotImplementedError
+        return told
+
+    def accelerator(self, config: EngineConfig) -> Accelerator:
+        """What it computes on: as its toolchain, or the GPUs that a container is given."""
+        from bench.engines.gpu import accelerator_of
+
+        return accelerator_of(config)
 
     def check_machine(self, config: EngineConfig) -> None:
         """Refuse what cannot run on this machine, before any toolchain is made; raises UsageError."""

@@ -8,7 +8,8 @@ import shutil
 from pathlib import Path
 
 from bench.base.errors import UsageError
-from bench.engines.base import EngineConfig, Support, SupportAnswer
+from bench.engines.base import EngineConfig
+from bench.toolchains.config import Accelerator
 
 #: Where Hugging Face checkpoints are scored for engines that have no toolchain.
 SCORING_HF = "llmcompressor"
@@ -22,7 +23,7 @@ def on_gpu(toolchain: str) -> bool:
 @functools.cache
 def _on_gpu(toolchain: str, _: str) -> bool:
     """Composing takes a tenth of a second, and a plan asks for every cell."""
-    from bench.toolchains.config import Accelerator, load_toolchain_config
+    from bench.toolchains.config import load_toolchain_config
 
     return load_toolchain_config(toolchain).accelerator is Accelerator.cuda
 
@@ -35,6 +36,11 @@ def has_gpu() -> bool:
 def computes_on_gpu(config: EngineConfig) -> bool:
     """Whether an engine with `config` computes on GPUs: those a container is given, else as its toolchain is."""
     return bool(config.container.gpus) if config.container.image else on_gpu(config.toolchain)
+
+
+def accelerator_of(config: EngineConfig) -> Accelerator:
+    """`computes_on_gpu` as a word."""
+    return Accelerator.cuda if computes_on_gpu(config) else Accelerator.cpu
 
 
 def require_gpu(config: EngineConfig, instead: str) -> None:
@@ -54,12 +60,3 @@ def require_own_gpu(config: EngineConfig) -> None:
         raise UsageError(
             f"engine={config.kind} needs an NVIDIA GPU, and there is no NVIDIA driver here: choose another engine"
         )
-
-
-def unverified(kind: str, model_format: str) -> Support:
-    """The answer of an engine for Hugging Face checkpoints on GPUs that was never run here."""
-    if model_format != "hf":
-        reason = f"{kind} serves Hugging Face checkpoints, not {model_format}: choose engine=llama_cpp"
-        return Support(answer=SupportAnswer.NO, reason=reason)
-    reason = f"{kind} on GPUs: its command line is checked against its documentation, it was never run here"
-    return Support(answer=SupportAnswer.UNVERIFIED, reason=reason)

@@ -19,12 +19,11 @@ from bench.engines.base import (
     LogPattern,
     ServedModel,
     StartPhase,
-    Support,
-    SupportAnswer,
     engine,
 )
 from bench.engines.footprint import Footprint
 from bench.engines.metric_maps import LLAMA_CPP
+from bench.toolchains.config import Accelerator
 
 if TYPE_CHECKING:
     from bench.engines.scoring import Scorer
@@ -169,9 +168,10 @@ class LlamaCpp(Engine):
         "attention_backend": "engine.flash_attention",
     }
 
-    def support(self, config: EngineConfig, model_format: str) -> Support:
-        """GGUF only."""
-        return gguf_only("llama_cpp", model_format)
+    def accelerator(self, config: EngineConfig) -> Accelerator:
+        """A GPU where layers are offloaded to one."""
+        assert isinstance(config, LlamaCppConfig)
+        return offloaded_to(config.gpu_layers)
 
     def command(self, config: EngineConfig, model: ServedModel, launch: Launch, toolchain: Toolchain | None) -> Command:
         """llama-server reads its API key from LLAMA_API_KEY (common/arg.cpp of the vendored source)."""
@@ -326,9 +326,6 @@ def require_offload(gpu_layers: int, log: str) -> None:
         raise CellFailure(FailureKind.CPU_FALLBACK, message, log_tail="\n".join(said[-20:]))
 
 
-def gguf_only(kind: str, model_format: str) -> Support:
-    """The support answer of engines built on llama.cpp."""
-    if model_format == "gguf":
-        return Support(answer=SupportAnswer.YES)
-    reason = f"{kind} serves GGUF files, not {model_format}: choose a gguf scheme or another engine"
-    return Support(answer=SupportAnswer.NO, reason=reason)
+def offloaded_to(gpu_layers: int) -> Accelerator:
+    """What engines built on llama.cpp compute on."""
+    return Accelerator.cuda if gpu_layers else Accelerator.cpu

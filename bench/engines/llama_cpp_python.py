@@ -18,7 +18,6 @@ from bench.engines.base import (
     LogPattern,
     ServedModel,
     StartPhase,
-    Support,
     engine,
 )
 from bench.engines.footprint import Footprint
@@ -27,10 +26,11 @@ from bench.engines.llama_cpp import (
     START_PHASES,
     UBATCH_SIZE,
     buffers_in,
-    gguf_only,
     llama_footprint,
+    offloaded_to,
     require_offload,
 )
+from bench.toolchains.config import Accelerator
 
 if TYPE_CHECKING:
     from bench.engines.scoring import Scorer
@@ -66,9 +66,10 @@ class LlamaCppPython(Engine):
     log_patterns: ClassVar[Sequence[LogPattern]] = LOG_PATTERNS
     start_phases: ClassVar[Sequence[StartPhase]] = START_PHASES
 
-    def support(self, config: EngineConfig, model_format: str) -> Support:
-        """GGUF only."""
-        return gguf_only("llama_cpp_python", model_format)
+    def accelerator(self, config: EngineConfig) -> Accelerator:
+        """A GPU where layers are offloaded to one."""
+        assert isinstance(config, LlamaCppPythonConfig)
+        return offloaded_to(config.gpu_layers)
 
     def command(self, config: EngineConfig, model: ServedModel, launch: Launch, toolchain: Toolchain | None) -> Command:
         """The server reads its API key from API_KEY (pydantic-settings, by field name)."""

@@ -26,7 +26,7 @@ from bench.engines.base import (
 )
 from bench.engines.flags import Flag, common_argv
 from bench.engines.footprint import Footprint
-from bench.engines.gpu import computes_on_gpu, has_gpu, require_gpu
+from bench.engines.gpu import has_gpu, require_gpu
 from bench.engines.metric_maps import SGLANG
 from bench.engines.vllm import cache_bytes
 
@@ -142,21 +142,13 @@ class Sglang(Engine):
     own_settings: ClassVar[Mapping[str, str]] = {"speculative": "", "swap_space_gib": "engine.host_cache_gib"}
     load_methods: ClassVar[Mapping[str, str]] = {"fp8": "fp8"}
     packing_toolchains: ClassVar[Mapping[str, str]] = {"gptq": "gptqmodel", "awq": "gptqmodel"}
-    refused_packings: ClassVar[Mapping[str, str]] = {
-        "bitsandbytes": "sglang comes without bitsandbytes: serve it with engine=transformers"
-    }
 
     def support(self, config: EngineConfig, model_format: str) -> Support:
-        """Hugging Face folders on NVIDIA GPUs; never verified."""
-        if model_format != "hf":
-            reason = f"sglang serves Hugging Face checkpoints, not {model_format}: choose engine=llama_cpp"
-            return Support(answer=SupportAnswer.NO, reason=reason)
-        if not computes_on_gpu(config):
-            reason = "sglang has no kernels for CPUs on the package index: choose engine=vllm or a toolchain for GPUs"
-            return Support(answer=SupportAnswer.NO, reason=reason)
-        missing = "" if has_gpu() else ", and there is no NVIDIA driver here"
-        reason = f"sglang: its command line is checked against its own parser, it was never run{missing}"
-        return Support(answer=SupportAnswer.UNVERIFIED, reason=reason)
+        """As the table says, and whether there is a driver."""
+        found = super().support(config, model_format)
+        if found.answer is SupportAnswer.NO or has_gpu():
+            return found
+        return Support(answer=found.answer, reason=f"{found.reason}, and there is no NVIDIA driver here")
 
     def check_machine(self, config: EngineConfig) -> None:
         """SGLang needs an NVIDIA GPU."""

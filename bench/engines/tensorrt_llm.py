@@ -30,8 +30,9 @@ from bench.engines.base import (
 )
 from bench.engines.flags import Flag, common_argv
 from bench.engines.footprint import Footprint
-from bench.engines.gpu import SCORING_HF, require_own_gpu, unverified
+from bench.engines.gpu import SCORING_HF, require_own_gpu
 from bench.engines.metric_maps import TENSORRT_LLM
+from bench.toolchains.config import Accelerator
 
 if TYPE_CHECKING:
     from bench.engines.scoring import Scorer
@@ -126,9 +127,9 @@ class TensorRtLlm(Engine):
         StartPhase(pattern=re.compile(r"[Ll]oading weights|[Pp]refetching"), words="loading weights"),
     )
 
-    def support(self, config: EngineConfig, model_format: str) -> Support:
-        """Hugging Face folders; nobody ran it here."""
-        return unverified("tensorrt_llm", model_format)
+    def accelerator(self, config: EngineConfig) -> Accelerator:
+        """It knows NVIDIA GPUs only."""
+        return Accelerator.cuda
 
     def check_machine(self, config: EngineConfig) -> None:
         """It has no toolchain, and needs a GPU."""

@@ -26,8 +26,9 @@ from bench.engines.base import (
 )
 from bench.engines.flags import Flag, common_argv
 from bench.engines.footprint import Footprint
-from bench.engines.gpu import SCORING_HF, require_own_gpu, unverified
+from bench.engines.gpu import SCORING_HF, require_own_gpu
 from bench.engines.metric_maps import TGI
+from bench.toolchains.config import Accelerator
 
 if TYPE_CHECKING:
     from bench.engines.scoring import Scorer
@@ -128,10 +129,6 @@ class Tgi(Engine):
         "bitsandbytes_nf4": "bitsandbytes-nf4",
         "bitsandbytes_int8": "bitsandbytes",
     }
-    refused_packings: ClassVar[Mapping[str, str]] = {
-        "bitsandbytes": "tgi quantizes with bitsandbytes while loading, and loads no packed checkpoint: use scheme="
-        "load_bitsandbytes_nf4 or load_bitsandbytes_int8"
-    }
     packing_toolchains: ClassVar[Mapping[str, str]] = {"gptq": "gptqmodel", "awq": "gptqmodel"}
     log_patterns: ClassVar[Sequence[LogPattern]] = (
         LogPattern(
@@ -164,9 +161,9 @@ class Tgi(Engine):
         StartPhase(pattern=re.compile(r"[Dd]ownload"), words="checking the files"),
     )
 
-    def support(self, config: EngineConfig, model_format: str) -> Support:
-        """Hugging Face folders; nobody ran it here."""
-        return unverified("tgi", model_format)
+    def accelerator(self, config: EngineConfig) -> Accelerator:
+        """It knows NVIDIA GPUs only."""
+        return Accelerator.cuda
 
     def check_machine(self, config: EngineConfig) -> None:
         """It has no toolchain, and needs a GPU."""

@@ -19,11 +19,11 @@ from bench.engines.base import (
     LogPattern,
     ServedModel,
     StartPhase,
-    Support,
-    SupportAnswer,
     engine,
 )
 from bench.engines.footprint import Footprint
+from bench.engines.gpu import has_gpu
+from bench.toolchains.config import Accelerator
 
 if TYPE_CHECKING:
     from bench.engines.scoring import Scorer
@@ -35,10 +35,6 @@ _SERVER = Path(__file__).with_name("workers") / "transformers_server.py"
 #: Python with torch, transformers and the server, or a GPU's context: of SmolLM2-135M in BF16 (257 MiB) 744 MiB were
 #: resident on a CPU, with a cache that one request had hardly filled.
 _PROCESS_BYTES = 500 << 20
-_NATIVE = (
-    "transformers serves native {0} checkpoints only with GPTQModel beside its server, which no toolchain here has: "
-    "serve it with vLLM, or use scheme={0}_w4a16"
-)
 
 
 @schema("engine", "transformers")
@@ -79,7 +75,6 @@ class Transformers(Engine):
         "max_batched_tokens": "engine.max_batch_tokens",
     }
     packing_toolchains: ClassVar[Mapping[str, str]] = {"gptq": "gptqmodel", "awq": "gptqmodel"}
-    refused_packings: ClassVar[Mapping[str, str]] = {packing: _NATIVE.format(packing) for packing in ("gptq", "awq")}
     start_phases: ClassVar[Sequence[StartPhase]] = (
         StartPhase(
             pattern=re.compile(r"Loading (?:weights|checkpoint shards): +(\d+)%"), words="loading weights {0} %"
@@ -111,12 +106,12 @@ class Transformers(Engine):
         ),
     )
 
-    def support(self, config: EngineConfig, model_format: str) -> Support:
-        """Hugging Face folders."""
-        if model_format == "hf":
-            return Support(answer=SupportAnswer.YES)
-        reason = f"transformers serves Hugging Face checkpoints, not {model_format}: choose engine=llama_cpp"
-        return Support(answer=SupportAnswer.NO, reason=reason)
+    def accelerator(self, config: EngineConfig) -> Accelerator:
+        """The device; `auto` is a GPU where there is one."""
+        assert isinstance(config, TransformersConfig)
+        if config.device == "auto":
+            return Accelerator.cuda if has_gpu() else Accelerator.cpu
+        return Accelerator.cpu if config.device == "cpu" else Accelerator.cuda
 
     def command(self, config: EngineConfig, model: ServedModel, launch: Launch, toolchain: Toolchain | None) -> Command:
         """The worker script with its settings as one JSON argument; raises UsageError on `extra_args`."""

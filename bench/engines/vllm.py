@@ -28,7 +28,7 @@ from bench.engines.base import (
 )
 from bench.engines.flags import Flag, common_argv
 from bench.engines.footprint import Footprint
-from bench.engines.gpu import computes_on_gpu, require_gpu
+from bench.engines.gpu import accelerator_of, computes_on_gpu, require_gpu
 from bench.engines.metric_maps import VLLM
 from bench.engines.vllm_reference import SAYS, lacks_kernel, reference_environment
 
@@ -180,21 +180,13 @@ class Vllm(Engine):
     flags: ClassVar[Mapping[str, Flag]] = FLAGS
     own_settings: ClassVar[Mapping[str, str]] = {"speculative": "", "swap_space_gib": "engine.kv_offload_gib"}
     load_methods: ClassVar[Mapping[str, str]] = {"fp8": "fp8_per_channel"}
-    refused_packings: ClassVar[Mapping[str, str]] = {
-        "bitsandbytes": "vllm no longer loads bitsandbytes checkpoints: serve it with engine=transformers"
-    }
 
     def support(self, config: EngineConfig, model_format: str) -> Support:
-        """Hugging Face folders; with a toolchain for CPUs only settings that have a meaning there."""
+        """As the table says; with a toolchain for CPUs only settings that have a meaning there."""
         assert isinstance(config, VllmConfig)
-        if model_format != "hf":
-            reason = f"vllm serves Hugging Face checkpoints, not {model_format}: choose engine=llama_cpp"
-            return Support(answer=SupportAnswer.NO, reason=reason)
-        if computes_on_gpu(config):
-            reason = "vllm on GPUs: its command line is checked against vLLM's parser, it was never run here"
-            return Support(answer=SupportAnswer.UNVERIFIED, reason=reason)
-        refused = refused_on_cpu(config)
-        return Support(answer=SupportAnswer.NO if refused else SupportAnswer.YES, reason=refused)
+        found = super().support(config, model_format)
+        refused = "" if found.answer is SupportAnswer.NO or computes_on_gpu(config) else refused_on_cpu(config)
+        return Support(answer=SupportAnswer.NO, reason=refused) if refused else found
 
     def check_machine(self, config: EngineConfig) -> None:
         """A toolchain for GPUs needs one."""
@@ -204,8 +196,7 @@ class Vllm(Engine):
         """vLLM reads its API key from VLLM_API_KEY; raises UsageError for a format that it has no kernel for."""
         assert isinstance(config, VllmConfig)
         gpu = computes_on_gpu(config)
-        if not gpu:
-            refuse_formats_of_gpus(model.path)
+        refuse_without_kernel(config, model.path)
         program = "vllm" if toolchain is None else str(toolchain.executable("vllm"))
         argv = [
             *(program, "serve", str(model.path), "--served-model-name", model.name),
@@ -229,7 +220,7 @@ class Vllm(Engine):
             argv.append("--trust-remote-code")
         return Command(
             argv=[*argv, *config.extra_args],
-            env={**thread_variables(config, gpu), **(reference_environment() if not gpu and lacks_kernel() else {})},
+            env={**config.env, **variables(config, gpu)},
             secret_env={"VLLM_API_KEY": launch.api_key},
         )
 
@@ -266,13 +257,6 @@ class Vllm(Engine):
     def scoring_toolchain(self, config: EngineConfig) -> str:
         """The serving environment itself."""
         return config.toolchain
-
-    def scorer(self, config: EngineConfig, toolchain: Toolchain) -> Scorer:
-        """Full-vocabulary logits of the same library with the same settings."""
-        from bench.engines.vllm_scoring import VllmScorer
-
-        assert isinstance(config, VllmConfig)
-        return VllmScorer(toolchain, config, self.load_methods)
 
     def scorer(self, config: EngineConfig, toolchain: Toolchain) -> Scorer:
         """Full-vocabulary logits of the same engine, in a process of its own."""
@@ -317,27 +301,13 @@ def refused_on_cpu(config: VllmConfig) -> str:
     return ""
 
 
-def refuse_formats_of_gpus(folder: Path) -> None:
-    """Raise UsageError for a checkpoint in a format that vLLM has kernels for on GPUs only."""
-    try:
-        declared = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("quantization_config") or {}
-    except (OSError, ValueError, AttributeError):
-        return
-    if "nvfp4" in str(declared.get("format", "")):
-        raise UsageError("vllm has no kernel for NVFP4 on CPUs: serve it on a GPU, or choose another scheme")
-    groups = (declared.get("config_groups") or {}).values()
-    in_blocks = any((group.get("weights") or {}).get("strategy") == "block" for group in groups)
-    if (in_blocks or declared.get("weight_block_size")) and not _has_amx():
-        raise UsageError(
-            "vllm computes FP8 in blocks only on CPUs with AMX, which this one lacks: choose scheme=fp8_dynamic"
-        )
+def refuse_without_kernel(config: VllmConfig, folder: Path) -> None:
+    """Raise UsageError for a checkpoint in a format that vLLM has no kernel for here."""
+    from bench.engines.support_matrix import of_checkpoint
 
-
-def _has_amx() -> bool:
-    try:
-        return "amx_tile" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split()
-    except OSError:
-        return False
+    told = of_checkpoint(config.kind, accelerator_of(config), folder)
+    if told is not None and told.answer is SupportAnswer.NO:
+        raise UsageError(told.reason)
 
 
 def speculative_words(config: SpeculativeConfig) -> dict[str, Any]:

@@ -19,12 +19,19 @@ from bench.engines.base import (
     LogPattern,
     ServedModel,
     StartPhase,
-    Support,
     engine,
 )
 from bench.engines.footprint import Footprint
-from bench.engines.llama_cpp import LOG_PATTERNS, START_PHASES, buffers_in, gguf_only, llama_footprint, require_offload
+from bench.engines.llama_cpp import (
+    LOG_PATTERNS,
+    START_PHASES,
+    buffers_in,
+    llama_footprint,
+    offloaded_to,
+    require_offload,
+)
 from bench.engines.metric_maps import LLAMA_CPP
+from bench.toolchains.config import Accelerator
 
 if TYPE_CHECKING:
     from bench.toolchains.toolchain import Toolchain
@@ -56,9 +63,10 @@ class Xllamacpp(Engine):
     log_patterns: ClassVar[Sequence[LogPattern]] = LOG_PATTERNS
     start_phases: ClassVar[Sequence[StartPhase]] = START_PHASES
 
-    def support(self, config: EngineConfig, model_format: str) -> Support:
-        """GGUF only."""
-        return gguf_only("xllamacpp", model_format)
+    def accelerator(self, config: EngineConfig) -> Accelerator:
+        """A GPU where layers are offloaded to one."""
+        assert isinstance(config, XllamacppConfig)
+        return offloaded_to(config.gpu_layers)
 
     def command(self, config: EngineConfig, model: ServedModel, launch: Launch, toolchain: Toolchain | None) -> Command:
         """The worker script with its settings as one JSON argument; raises UsageError on `extra_args`."""

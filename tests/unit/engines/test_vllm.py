@@ -201,7 +201,7 @@ CHANNELS = {
 def test_formats_without_a_kernel_on_cpus_are_refused_before_a_start(
     quantization: dict[str, Any] | None, amx: bool, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.engines.vllm._has_amx", lambda: amx)
+    monkeypatch.setattr("bench.engines.support_matrix.processor_flags", lambda: {"amx_tile"} if amx else set())
     model = checkpoint(tmp_path / "m", quantization)
     assert command(VllmConfig(toolchain=GPU), model).argv
     if not message:
