@@ -33,7 +33,6 @@ from bench.engines.container import (
     owner,
 )
 from bench.engines.launch import engine_command
-from bench.engines.llama_cpp import LlamaCppConfig
 from bench.engines.tensorrt_llm import OPTIONS_FILE, TensorRtLlmConfig
 from bench.engines.tgi import TgiConfig
 from bench.engines.xllamacpp import XllamacppConfig
@@ -220,7 +219,7 @@ def test_what_is_no_program_is_not_served_out_of_an_image() -> None:
     answer = engine_of(asked).serves(asked, "gguf")
     assert answer.answer is SupportAnswer.NO
     assert "not by a program of an image" in answer.reason
-    assert engine_of(asked).serves(LlamaCppConfig(), "gguf").answer is SupportAnswer.YES
+    assert engine_of(asked).serves(type(asked)(), "gguf").answer is SupportAnswer.YES
 
 
 @pytest.mark.parametrize(

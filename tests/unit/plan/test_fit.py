@@ -229,7 +229,7 @@ def test_a_gpu_that_is_named_must_be_there(known: bool, tmp_path: Path) -> None:
     model = ("model=local", f"model.path={folder_of(tmp_path)}") if known else ("model=smollm2",)
     overrides = (*model, "scheme=fp8_dynamic", "engine=transformers")
     (there,) = fits(tmp_path, GPU, *overrides, "engine.device=cuda:0")
-    assert there.support.answer is SupportAnswer.YES
+    assert there.support.answer is SupportAnswer.UNVERIFIED
     (missing,) = fits(tmp_path, CPU, *overrides, "engine.device=cuda:0")
     assert missing.support.answer is SupportAnswer.NO
     assert missing.support.reason == "engine.device=cuda:0, and there is no GPU"
@@ -241,10 +241,10 @@ def test_a_scheme_that_needs_a_gpu_is_held_against_the_hardware_that_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(AutoGptqConfig, "check_machine", lambda _: pytest.fail("this machine was asked"))
-    monkeypatch.setattr(Transformers, "refused_packings", {})
-    overrides = ("model=local", f"model.path={folder_of(tmp_path)}", "scheme=auto_gptq", "scheme.group_size=64")
+    model = ("model=local", f"model.path={folder_of(tmp_path)}")
+    overrides = (*model, "engine=vllm", "scheme=auto_gptq", "scheme.group_size=64")
     (there,) = fits(tmp_path, GPU, *overrides)
-    assert (there.support.answer, there.verdict) == (SupportAnswer.YES, Verdict.FITS)
+    assert (there.support.answer, there.verdict) == (SupportAnswer.UNVERIFIED, Verdict.FITS)
     (missing,) = fits(tmp_path, CPU, *overrides)
     assert missing.support.answer is SupportAnswer.NO
     assert "on an NVIDIA GPU only; use scheme=gptqmodel_gptq" in missing.support.reason
