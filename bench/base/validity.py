@@ -63,8 +63,7 @@ class Reason(StrEnum):
     )
     UNPACKED_WEIGHTS = (
         "unpacked_weights",
-        "The engine has no kernel for these weights on this processor, they were multiplied in 16 bits: quality holds, "
-        "speed and memory do not; measure them where the kernel exists.",
+        "Weights were unpacked, because this processor has no kernel for them: measure speed and memory elsewhere.",
     )
     MIXED_VALUES = ("mixed_values", "Values that should be one differ between parts of the run: see the manifest.")
 

@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 # Not frozen: where the default is None, OmegaConf makes nodes of frozen dataclasses that no YAML can fill.
 @dataclass(kw_only=True)
 class SpeculativeConfig:
-    """Speculative decoding: `method` in the engine's own word (ngram, eagle, draft_model …).
+    """Speculative decoding: `method` in the engine's own word (ngram, eagle, draft_model …); empty: none.
 
     `model` is the draft model where the method has one, `tokens` are proposed at once.
     """
 
-    method: str = "ngram"
+    method: str = ""
     model: str | None = None
     tokens: int = 4
 
@@ -77,7 +77,7 @@ class EngineConfig:
     dtype: str | None = identity_when_changed(None)
     kv_cache_dtype: str | None = identity_when_changed(None)
     block_size: int | None = identity_when_changed(None)
-    speculative: SpeculativeConfig | None = identity_when_changed(None)  # noqa: RUF009 - a field
+    speculative: SpeculativeConfig = identity_when_changed(default_factory=SpeculativeConfig)  # noqa: RUF009 - a field
     quantization: str | None = identity_when_changed(None)
     env: dict[str, str] = identity_when_changed(default_factory=dict)  # noqa: RUF009 - a field
     pass_env: list[str] = not_identity(default_factory=list)  # noqa: RUF009 - a field
@@ -90,6 +90,11 @@ class EngineConfig:
     start_limit_s: float = not_identity(3600.0)
     unhealthy_after_s: float | None = not_identity(30.0)
     stop_grace_s: float = not_identity(5.0)
+
+    @property
+    def speculation(self) -> SpeculativeConfig | None:
+        """How tokens are speculated; None where they are not."""
+        return self.speculative if self.speculative.method else None
 
     def __post_init__(self) -> None:
         for name in ("max_model_len", "max_sequences"):

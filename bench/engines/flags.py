@@ -55,11 +55,16 @@ class Flag:
         return [self.name, self.words.get(text, text)]
 
 
+def setting(config: Any, name: str) -> Any:
+    """A common setting; None where it is left to the engine."""
+    return config.speculation if name == "speculative" else getattr(config, name)
+
+
 def common_argv(config: Any, flags: Mapping[str, Flag]) -> list[str]:
     """The words for every common setting of `config` that is set and has a flag."""
     argv: list[str] = []
     for name in COMMON_SETTINGS:
-        value = getattr(config, name)
+        value = setting(config, name)
         if value is not None and name in flags:
             argv += flags[name].argv(value)
     return argv
@@ -72,16 +77,17 @@ def refusal(kind: str, config: Any, flags: Mapping[str, Flag], own: Mapping[str,
     setting itself.
     """
     for name in COMMON_SETTINGS:
-        value = getattr(config, name)
+        value = setting(config, name)
         if value is None:
             continue
+        shown = getattr(value, "method", value)
         if name in flags:
             try:
                 flags[name].argv(value)
             except ValueError as error:
-                return f"engine.{name}={value}: {kind} {error}"
+                return f"engine.{name}={shown}: {kind} {error}"
         elif name not in own:
-            return f"engine.{name}={value}: {kind} has no such setting; leave it null, or choose another engine"
+            return f"engine.{name}={shown}: {kind} has no such setting; leave it null, or choose another engine"
         elif own[name]:
-            return f"engine.{name}={value}: with {kind} use {own[name]} instead"
+            return f"engine.{name}={shown}: with {kind} use {own[name]} instead"
     return ""

@@ -173,8 +173,8 @@ class Sglang(Engine):
             if config.quantization is not None:
                 raise UsageError(f"engine.quantization={config.quantization}: the scheme asks for {model.load_method}")
             argv += ["--quantization", self.load_methods[model.load_method]]
-        if config.speculative is not None:
-            argv += speculative_argv(config.speculative)
+        if config.speculation is not None:
+            argv += speculative_argv(config.speculation)
         if config.chunked_prefill_size is not None:
             argv += ["--chunked-prefill-size", str(config.chunked_prefill_size)]
         if config.cuda_graph_sizes:

@@ -138,7 +138,7 @@ class TensorRtLlm(Engine):
     def serves(self, config: EngineConfig, model_format: str, load_method: str = "", packing: str = "") -> Support:
         """As any engine; of speculative decoding only the methods it has."""
         found = super().serves(config, model_format, load_method, packing)
-        speculative = config.speculative
+        speculative = config.speculation
         if found.answer is SupportAnswer.NO or config.base_url or speculative is None:
             return found
         if speculative.method not in _DECODING:
@@ -217,8 +217,8 @@ def file_options(config: TensorRtLlmConfig) -> dict[str, Any]:
         options["cuda_graph_config"] = {"batch_sizes": list(config.cuda_graph_sizes)}
     elif config.cuda_graphs:
         options["cuda_graph_config"] = {}
-    if config.speculative is not None:
-        options["speculative_config"] = _speculative(config.speculative)
+    if config.speculation is not None:
+        options["speculative_config"] = _speculative(config.speculation)
     if config.iteration_statistics and config.backend == "pytorch":
         options["enable_iter_perf_stats"] = True
     return _merged(options, config.options)

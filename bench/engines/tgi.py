@@ -191,7 +191,7 @@ class Tgi(Engine):
             argv += ["--max-batch-size", str(config.max_sequences)]
         if config.cuda_graph_sizes:
             argv += ["--cuda-graphs", ",".join(map(str, config.cuda_graph_sizes))]
-        if config.speculative is not None:
+        if config.speculation is not None:
             argv += ["--speculate", str(_speculated(config))]
         if config.trust_remote_code:
             argv.append("--trust-remote-code")
@@ -204,9 +204,9 @@ class Tgi(Engine):
     def serves(self, config: EngineConfig, model_format: str, load_method: str = "", packing: str = "") -> Support:
         """As any engine; speculation is by n-grams alone."""
         found = super().serves(config, model_format, load_method, packing)
-        if found.answer is SupportAnswer.NO or config.base_url or config.speculative is None:
+        if found.answer is SupportAnswer.NO or config.base_url or config.speculation is None:
             return found
-        if config.speculative.method != "ngram" or config.speculative.model is not None:
+        if config.speculation.method != "ngram" or config.speculation.model is not None:
             reason = "engine.speculative: tgi speculates by ngram, or with the heads that a checkpoint itself has"
             return Support(answer=SupportAnswer.NO, reason=reason)
         return found
@@ -238,5 +238,5 @@ class Tgi(Engine):
 
 
 def _speculated(config: TgiConfig) -> int:
-    assert config.speculative is not None
-    return config.speculative.tokens
+    assert config.speculation is not None
+    return config.speculation.tokens

@@ -106,7 +106,7 @@ def known(values: Mapping[str, Any]) -> dict[str, Any]:
 def meant_by_vllm(config: EngineConfig) -> dict[str, Any]:
     """The parsed namespace, as far as we set it; dictionaries are those of vLLM's own configs."""
     assert isinstance(config, VllmConfig)
-    speculative = config.speculative
+    speculative = config.speculation
     return {
         "model_tag": "/models/a b",
         "served_model_name": [MODEL.name],
@@ -189,7 +189,7 @@ def meant_by_sglang(config: EngineConfig) -> dict[str, Any]:
             }
         ),
     }
-    guesses = config.speculative
+    guesses = config.speculation
     if guesses is None:
         return {**meant, "speculative_algorithm": None}
     chain = guesses.method.lower() != "ngram"

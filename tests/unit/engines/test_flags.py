@@ -9,7 +9,7 @@ import pytest
 
 from bench.base.schema import registered
 from bench.engines.base import EngineConfig, SupportAnswer, discover, engine_of
-from bench.engines.flags import COMMON_SETTINGS, Flag, common_argv, refusal
+from bench.engines.flags import COMMON_SETTINGS, Flag, common_argv, refusal, setting
 from bench.engines.llama_cpp import LlamaCppConfig
 
 
@@ -70,7 +70,7 @@ def test_what_cannot_be_carried_out_is_refused(settings: dict[str, Any], reason:
 
 
 def test_every_common_setting_is_left_to_the_engine_until_it_is_set() -> None:
-    assert all(getattr(EngineConfig(), name) is None for name in COMMON_SETTINGS)
+    assert all(setting(EngineConfig(), name) is None for name in COMMON_SETTINGS)
 
 
 def test_no_engines_table_names_a_setting_that_does_not_exist_or_names_it_twice() -> None:
