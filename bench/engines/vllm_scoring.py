@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.base.progress import Progress
+from bench.engines.gpu import computes_on_gpu
 from bench.engines.logit_scoring import LogitScorer
 from bench.engines.scoring import ScoredOn
 from bench.engines.vllm_reference import PLUGIN, lacks_kernel, reference_environment
@@ -42,20 +43,22 @@ class VllmScorer(LogitScorer):
 
     def __init__(self, toolchain: Toolchain, config: VllmConfig, load_methods: Mapping[str, str]) -> None:
         options = {ours: getattr(config, name) for name, ours in _OPTIONS.items() if getattr(config, name) is not None}
+        unpacks = lacks_kernel() and not computes_on_gpu(config)
         # The worker's Python does not read PYTHONPATH.
-        settings: dict[str, Any] = {"options": options, "path": [str(PLUGIN)] if lacks_kernel() else []}
+        settings: dict[str, Any] = {"options": options, "path": [str(PLUGIN)] if unpacks else []}
         super().__init__(toolchain, settings, ScoredOn.SAME_ARTEFACT_ELSEWHERE)
         self._words = load_methods
         self.load_methods = frozenset(load_methods)
         parts = (config.tensor_parallel_size or 1) * (config.pipeline_parallel_size or 1)
         self.environment = {
-            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_CPU_KVCACHE_SPACE": str(config.cpu_kv_cache_gib),
             **({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if parts == 1 else {}),
             **({} if config.threads is None else {"OMP_NUM_THREADS": str(config.threads)}),
             **({} if config.threads is None else {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}),
-            **(reference_environment() if lacks_kernel() else {}),
+            **(reference_environment() if unpacks else {}),
             **config.env,
         }
+        self._own_environment = dict(config.env)
 
     @property
     def arithmetic(self) -> Mapping[str, Any]:
@@ -64,6 +67,7 @@ class VllmScorer(LogitScorer):
             "options": self._settings["options"],
             "environment": self._toolchain.prefix.name,
             "unpacked": bool(self._settings["path"]),
+            "env": self._own_environment,
             "cpu": cpu_features_key(),
         }
 

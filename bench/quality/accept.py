@@ -21,7 +21,7 @@ ACCEPTED, CORRUPT = "accepted", "corrupt"
 #: Two windows of 256 tokens of the shipped text: a broken artefact shows in one.
 _CONTEXT, _WINDOWS = 256, 2
 #: Raised when the check itself changes.
-_VERSION = 1
+_VERSION = 2
 
 
 def check_key(*, baseline: ScorableModel | None, scorer: Scorer, max_divergence: float) -> str:
@@ -32,6 +32,7 @@ def check_key(*, baseline: ScorableModel | None, scorer: Scorer, max_divergence:
             "text": text_digest(text_file(DEFAULT_TEXT)),
             "baseline": None if baseline is None else baseline.key,
             "scored_by": scorer.scored_by.as_dict(),
+            "arithmetic": scorer.arithmetic,
             "max_divergence": max_divergence,
         }
     )

@@ -263,14 +263,19 @@ def widen_products() -> None:
     torch.matmul = widened(torch.matmul)
 
 
+def widest(operand: Any) -> Any:
+    """A BF16 tensor in FP32; anything else as it is."""
+    return operand.float() if getattr(operand, "dtype", None) is torch.bfloat16 else operand
+
+
 def widened(product: Callable[..., Any]) -> Callable[..., Any]:
     """A product of tensors whose BF16 operands are cast to FP32, and its result back."""
 
-    def multiply(left: Any, right: Any, *others: Any) -> Any:
+    def multiply(left: Any, right: Any, *others: Any, **named: Any) -> Any:
         if left.dtype is not torch.bfloat16 or right.dtype is not torch.bfloat16:
-            return product(left, right, *others)
-        wide = [None if operand is None else operand.float() for operand in (left, right, *others)]
-        return product(*wide).to(torch.bfloat16)
+            return product(left, right, *others, **named)
+        wide = [widest(operand) for operand in (left, right, *others)]
+        return product(*wide, **{name: widest(operand) for name, operand in named.items()}).to(torch.bfloat16)
 
     return multiply
 

@@ -8,6 +8,8 @@ other on a GPU, so a baseline's logits are written to a file first (`spool`), an
 
 import importlib.util
 import json
+import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -43,8 +45,21 @@ else:
     ScorerError, bos_of, load_tokenizer = tokens.ScorerError, tokens.bos_of, tokens.load_tokenizer
     single_tokens, tokenize, tokenized_group = tokens.single_tokens, tokens.tokenize, tokens.tokenized_group
 
-#: In messages of vLLM and torch about memory.
-OUT_OF_MEMORY = ("out of memory", "No available memory for the cache blocks", "larger than the available KV cache")
+#: In messages of vLLM and torch about memory, and about a checkpoint that is not what it should be. Others (a backend,
+#: a driver, a kernel that does not exist) say nothing against the checkpoint.
+OUT_OF_MEMORY = re.compile(
+    r"out of memory|No available memory for the cache blocks|larger than the available KV cache"
+    r"|Free memory on device|Available memory on node|can't allocate memory",
+    re.IGNORECASE,
+)
+BROKEN = re.compile(
+    r"safetensor|model weights|size mismatch|loaded.?weight|no module or parameter|KeyError|checkpoint|not initialized",
+    re.IGNORECASE,
+)
+#: Of an entry of `FlatLogprobs`, whose columns are Python lists: measured.
+ENTRY_BYTES = 130
+#: Settings by which the engine itself loses something.
+LOSSY = ("quantization", "kv_cache_dtype")
 #: Left free on the disk that a baseline's logits go to.
 SPARE_BYTES = 1 << 30
 
@@ -80,8 +95,10 @@ class Model:
                 **asked,
             )
         except Exception as error:  # whatever keeps a checkpoint from loading
-            kind = "out_of_memory" if any(sign in str(error) for sign in OUT_OF_MEMORY) else "load_failed"
-            raise ScorerError(kind, f"vLLM cannot load it: {type(error).__name__}: {error}") from error
+            said = f"{type(error).__name__}: {error}"
+            memory, broken = OUT_OF_MEMORY.search(said), BROKEN.search(said)
+            kind = "out_of_memory" if memory else "load_failed" if broken else "error"
+            raise ScorerError(kind, f"vLLM cannot load it: {said}") from error
         self.vocabulary = int(self.engine.model_config.get_vocab_size())
         self._seen: list[Any] | None = None
         self._parts = int(options.get("tensor_parallel_size") or 1) * int(options.get("pipeline_parallel_size") or 1)
@@ -106,9 +123,9 @@ class Model:
             return self._log_probabilities(ids)[first:]
         self._seen = []
         self._generate([ids.tolist()], prompt_logprobs=0)
-        rows = [seen for seen in self._seen if seen.shape[0] > 1]  # the other is that of the generated token
+        # First comes the row of the generated token; some runners compute one for the prompt's last token as well.
+        found = torch.cat(self._seen[1:])[: len(ids) - 1, : self.vocabulary]
         self._seen = None
-        found = torch.cat(rows)[:, : self.vocabulary]
         if found.shape[0] != len(ids) - 1:
             raise ScorerError("error", f"vLLM computed {found.shape[0]} rows of logits for {len(ids)} tokens")
         array: NDArray[np.float32] = found[first:].to(torch.float32).cpu().numpy()
@@ -116,6 +133,11 @@ class Model:
 
     def _log_probabilities(self, ids: Ids) -> NDArray[np.float32]:
         """The same up to a constant a row, as the API gives them, where other processes compute."""
+        needed = ENTRY_BYTES * len(ids) * (self.vocabulary + 1)
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if needed > free:
+            message = f"log-probabilities of {len(ids)} tokens take {needed >> 30} GiB, and {free >> 30} GiB are free"
+            raise ScorerError("error", f"{message}: lower the task's context, or score with one GPU")
         (answer,) = self._generate([ids.tolist()], prompt_logprobs=-1, flat_logprobs=True)
         flat = answer.prompt_logprobs
         rows = np.full((len(ids) - 1, self.vocabulary), np.nan, dtype=np.float32)
@@ -138,10 +160,20 @@ class Model:
         return found
 
 
-def loaded(request: dict[str, Any], side: str, context: int, **more: Any) -> Model:
-    """The model of one side of a request, for sequences of `context` tokens and the one generated after them."""
-    options = {**request["options"], "enable_prefix_caching": False, **more}
-    return Model(request[side], request[f"{side}_load_method"], options, context + 1)
+def loaded(request: dict[str, Any], side: str, context: int) -> Model:
+    """The model of one side of a request, for sequences of `context` tokens and the one generated after them.
+
+    A baseline is as it is: not quantized by the engine, and with a KV cache in its own type.
+    """
+    options = {**request["options"], "enable_prefix_caching": False}
+    if side == "baseline":
+        options = {name: value for name, value in options.items() if name not in LOSSY}
+    try:
+        return Model(request[side], request[f"{side}_load_method"], options, context + 1)
+    except ScorerError as error:
+        if side == "baseline" and error.kind == "load_failed":
+            raise ScorerError("error", f"the baseline: {error}") from error  # which says nothing of the variant
+        raise
 
 
 def read_windows(request: dict[str, Any], model: Model | None = None) -> Any:
