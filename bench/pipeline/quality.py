@@ -53,7 +53,8 @@ class Judge:
     @property
     def _scoring_toolchain(self) -> str:
         """The engine's, unless what the scheme writes can be loaded in another one only."""
-        of_packing = self._engine.packing_toolchains.get(str(self._variant.manifest.get("packing")))
+        packing = str(self._variant.manifest.get("packing") or self._config.scheme.packing)
+        of_packing = self._engine.packing_toolchains.get(packing)
         own = self._engine.scoring_toolchain(self._config.engine)
         return of_packing or own
 
