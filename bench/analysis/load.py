@@ -24,7 +24,7 @@ from bench.analysis.results import (
     text,
     texts,
 )
-from bench.analysis.server import server_metrics
+from bench.analysis.server import server_metrics, untold
 from bench.base.errors import UsageError
 
 SCHEMA_VERSION = 1
@@ -204,6 +204,7 @@ def _children(
             config=mapping(mapping(config.get(kind)).get(name)),
             summary=summary or {},
             server=server_metrics(known, observed),
+            untold=untold(known),
         )
     return children
 

@@ -70,13 +70,6 @@ def no_statistic(metric: Metric, statistic: str) -> str:
     return f"{metric.tag} has no {statistic}"
 
 
-_NOT_TOLD = {
-    ("server_", "beyond_server_", "peak_", "preemptions", "prefix_cache_"): "the engine does not measure it",
-    ("energy_",): "there is no meter",
-}
-"""How metrics of servers and meters begin → why there is none."""
-
-
 def absent(cell: Cell, source: str, tag: str, missing: str, *, statistic: str = "value", unit: str = "") -> Reading:
     """A reading that is not there."""
     return Reading(cell=cell.id, source=source, tag=tag, statistic=statistic, unit=unit, estimate=None, missing=missing)
@@ -89,8 +82,7 @@ def why_missing(cell: Cell, child: Measurement | None, tag: str) -> str:
     if child is not None and child.status in {"missing", "failed", "interrupted"}:
         return f"{child.name} is {child.status}"
     if child is not None:
-        told = (why for start, why in _NOT_TOLD.items() if tag.startswith(start))
-        return next(told, f"{child.name} gave no {tag}")
+        return child.untold.get(tag) or f"{child.name} gave no {tag}"
     if cell.failure is not None:
         return f"the cell failed ({cell.failure.kind})"
     return {"unsupported": "unsupported", "missing": "the cell was not run"}.get(cell.status, "not measured")

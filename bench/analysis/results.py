@@ -81,7 +81,8 @@ class Failure:
 class Measurement:
     """A scenario or a task of a cell; `config` is what was asked, `summary` the recorded file.
 
-    `server` is what the server and the machine said meanwhile (`bench.analysis.server`).
+    `server` is what the server and the machine said meanwhile (`bench.analysis.server`), `untold` why not more,
+    by tag.
     """
 
     kind: str
@@ -95,6 +96,7 @@ class Measurement:
     config: Mapping[str, Any]
     summary: Mapping[str, Any]
     server: Mapping[str, Metric] = field(default_factory=dict)
+    untold: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,12 +26,16 @@ VLLM = MetricMap(
     },
     timings={
         Timing.TTFT: ("vllm:time_to_first_token_seconds",),
-        # Older versions have the second name; it too holds one value a gap.
+        # Older versions have the second name; it too holds one value a step.
         Timing.ITL: ("vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds"),
         Timing.TPOT: ("vllm:request_time_per_output_token_seconds",),
         Timing.E2E: ("vllm:e2e_request_latency_seconds",),
         Timing.QUEUE: ("vllm:request_queue_time_seconds",),
         Timing.PREFILL: ("vllm:request_prefill_time_seconds",),
+    },
+    notes={
+        Timing.ITL: "one value an output step, however many tokens are in it",
+        Timing.TPOT: "a request of one token counts with 0",
     },
 )
 

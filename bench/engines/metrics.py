@@ -106,12 +106,13 @@ class MetricMap:
 class MetricSample:
     """What a server said of itself at one time; what it did not say is None.
 
-    `prefix_cache` are its totals (hits, queries) in tokens, where the hit rate comes from counters.
+    `prefix_cache` are its totals (hits, queries) in tokens, where the hit rate comes from counters; hits are None where
+    only the queries are told, as before the first hit of a counter that comes with it.
     """
 
     scalars: Mapping[Scalar, float | None]
     timings: Mapping[Timing, Histogram | None]
-    prefix_cache: tuple[float, float] | None = None
+    prefix_cache: tuple[float | None, float] | None = None
 
 
 Flat = dict[str, list[float]]
@@ -200,7 +201,8 @@ def _scalar(alternatives: Sequence[Value | Ratio], flat: Flat) -> float | None:
     for entry in alternatives:
         if isinstance(entry, Ratio):
             parts = _parts(entry, flat)
-            found = parts[0] / parts[1] if parts is not None and parts[1] > 0 else None
+            part, whole = parts or (None, 0.0)
+            found = part / whole if part is not None and whole > 0 else None
         else:
             found = _value(entry, flat)
         if found is not None:
@@ -215,14 +217,14 @@ def _value(entry: Value, flat: Flat) -> float | None:
     return None
 
 
-def _parts(ratio: Ratio, flat: Flat) -> tuple[float, float] | None:
+def _parts(ratio: Ratio, flat: Flat) -> tuple[float | None, float] | None:
     part = _value(ratio.part, flat)
     whole = [_value(entry, flat) for entry in ratio.whole]
     known = [value for value in whole if value is not None]
-    return None if part is None or len(known) < len(whole) else (part, math.fsum(known))
+    return None if len(known) < len(whole) else (part, math.fsum(known))
 
 
-def _prefix_cache(metrics: MetricMap, flat: Flat) -> tuple[float, float] | None:
+def _prefix_cache(metrics: MetricMap, flat: Flat) -> tuple[float | None, float] | None:
     ratios = (entry for entry in metrics.scalars.get(Scalar.PREFIX_CACHE_HIT_RATE, ()) if isinstance(entry, Ratio))
     return next((parts for ratio in ratios if (parts := _parts(ratio, flat)) is not None), None)
 

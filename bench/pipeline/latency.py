@@ -87,9 +87,19 @@ def hit_rate(before: MetricSample, after: MetricSample, latest: float | None) ->
 
     Of an engine that tells only a rate: `latest`, as it told it last.
     """
-    if after.prefix_cache is None:
+    gained = prefix_gain(before, after)
+    if gained is None:
         return latest
-    hits, queries = after.prefix_cache
-    if before.prefix_cache is not None:
-        hits, queries = hits - before.prefix_cache[0], queries - before.prefix_cache[1]
+    hits, queries = gained
     return hits / queries if queries > 0 and hits >= 0 else None
+
+
+def prefix_gain(before: MetricSample, after: MetricSample) -> tuple[float, float] | None:
+    """Hits and queries between two samples, below 0 after a new start; None where the server counts none.
+
+    A counter of hits may come with the first one: where only the queries were told before, there were none.
+    """
+    if after.prefix_cache is None or after.prefix_cache[0] is None:
+        return None
+    first, asked = before.prefix_cache or (None, 0.0)
+    return after.prefix_cache[0] - (first or 0.0), after.prefix_cache[1] - asked

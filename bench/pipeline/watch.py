@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,17 @@ from bench.engines.launch import Endpoint
 from bench.engines.metrics import MetricMap, MetricSample, Scalar, Timing, read_sample
 from bench.load.target import Target
 from bench.pipeline.latency import client_latency, hit_rate, server_latency
+from bench.pipeline.untold import why_untold
 from bench.telemetry.sampler import Sampler
 from bench.telemetry.scrape import Scrape, Scraper, read_scrapes
-from bench.telemetry.watch import Telemetry
+from bench.telemetry.watch import Energy, Telemetry
 
 #: As the server answered; parsed into `SERIES` after the scenario.
 RAW = "server_metrics.jsonl.gz"
 SERIES = "server_metrics.parquet"
 TELEMETRY = "telemetry.parquet"
 PEAKS = (Scalar.RUNNING, Scalar.WAITING, Scalar.KV_CACHE_USE)
+METERS = ("gpu", "cpu_package")
 _SETTLE_NS = 100 * NS_PER_MS
 _SETTLE_TRIES = 30
 
@@ -38,12 +40,14 @@ class Watch:
         self._metrics: MetricMap | None = running.engine.metrics
         self._folder = folder
         self._target = Target(url=running.url, model=running.model, api_key=running.api_key or None)
-        self._telemetry = Telemetry(running.tree_pid, pss_bytes)
+        elsewhere = "the server runs in a container" if running.contained else "others started the server"
+        self._telemetry = Telemetry(running.tree_pid, pss_bytes, without_pid=elsewhere)
         self._stack = ExitStack()
         self._scraper: Scraper | None = None
         self._samplers: dict[str, Sampler] = {}
         self._before: Scrape | None = None
         self._after: Scrape | None = None
+        self._errors: dict[str, str] = {}
         self._quiet = {"before": False, "after": False}
 
     def __enter__(self) -> Watch:
@@ -51,9 +55,10 @@ class Watch:
         if self._metrics is not None:
             paths = [source.path for source in self._metrics.sources]
             self._scraper = self._stack.enter_context(Scraper(self._target, paths, self._folder / RAW))
-            self._before, self._quiet["before"] = self._settled(self._metrics, self._scraper)
+            self._before, self._quiet["before"] = self._settled("before", self._metrics, self._scraper)
             self._start("server_metrics", self._scraper.take)
         self._start("telemetry", self._telemetry.take)
+        self._samplers["telemetry"].await_first()  # energy needs a reading before the first request
         return self
 
     def _start(self, name: str, take: Callable[[int], object]) -> None:
@@ -65,20 +70,25 @@ class Watch:
             sampler.stop()
         try:
             if self._metrics is not None and scraper is not None and failed is None:
-                self._after, self._quiet["after"] = self._settled(self._metrics, scraper)
+                self._after, self._quiet["after"] = self._settled("after", self._metrics, scraper)
         finally:
             self._stack.close()
             self._telemetry.write(self._folder / TELEMETRY)
             if self._metrics is not None:
                 _write_series(self._metrics, self._folder)
 
-    @staticmethod
-    def _settled(metrics: MetricMap, scraper: Scraper) -> tuple[Scrape | None, bool]:
-        """The server's metrics once nothing runs and two scrapes tell the same; else the last one, and False."""
+    def _settled(self, when: str, metrics: MetricMap, scraper: Scraper) -> tuple[Scrape | None, bool]:
+        """The server's metrics once nothing runs and two scrapes tell the same; else the last one, and False.
+
+        What a route answered instead of metrics is kept by `when`.
+        """
         latest: Scrape | None = None
         totals: Sequence[float | None] = ()
         for _ in range(_SETTLE_TRIES):
             scrape = scraper.take(time.monotonic_ns())
+            error = _error(scrape)
+            if error is not None:
+                self._errors[when] = error
             if not scrape.texts:
                 return latest, False
             sample = read_sample(metrics, scrape.texts, buckets=False)
@@ -95,47 +105,73 @@ class Watch:
         """What `observed.json` says of it, after leaving; `output_tokens` of all requests, warm-up too."""
         client = client_latency(self._folder / "requests.parquet")
         start_ns, end_ns = client.pop("start_ns"), client.pop("end_ns")
-        energy: dict[str, float | None] = {"gpu": None, "cpu_package": None}
+        energy = dict.fromkeys(METERS, Energy(missing="no request was sent"))
         if start_ns is not None and end_ns is not None:
-            energy |= self._telemetry.energy_j(start_ns, end_ns)
-        unavailable = dict(self._telemetry.unavailable)
-        unavailable |= {name: str(sampler.error) for name, sampler in self._samplers.items() if sampler.error}
+            energy |= self._telemetry.energy(start_ns, end_ns)
+        failed = {name: str(sampler.error) for name, sampler in self._samplers.items() if sampler.error}
+        server, untold = self._server_observed()
+        untold |= dict(_energy_untold(energy, output_tokens, failed.get("telemetry")))
         return {
-            **self._server_observed(),
+            **server,
             "client_latency": client,
-            "energy_j": energy,
+            "energy_j": {meter: spent.joules for meter, spent in energy.items()},
             "energy_per_output_token_j": {
-                meter: joules / output_tokens if joules is not None and output_tokens else None
-                for meter, joules in energy.items()
+                meter: spent.joules / output_tokens if spent.joules is not None and output_tokens else None
+                for meter, spent in energy.items()
             },
-            "unavailable": unavailable,
+            "energy_scope": {meter: spent.scope for meter, spent in energy.items()},
+            "unavailable": {**self._telemetry.unavailable, **untold, **failed},
             "sampling": {
                 name: {"samples": sampler.samples, "core_share": _rounded(sampler.core_share)}
                 for name, sampler in self._samplers.items()
             },
         }
 
-    def _server_observed(self) -> dict[str, Any]:
-        metrics, nothing = self._metrics, dict.fromkeys(PEAKS, None)
+    def _server_observed(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """What the server said, and why it did not say the rest."""
+        metrics = self._metrics
         if metrics is None or self._before is None or self._after is None:
-            return {
+            nothing: dict[str, Any] = {
                 "server_latency": dict.fromkeys(Timing, None),
-                "peaks": nothing,
+                "peaks": dict.fromkeys(PEAKS, None),
                 "preemptions": None,
                 "prefix_cache_hit_rate": None,
                 "quiescent": None,
             }
+            if metrics is None:
+                return nothing, {"server_metrics": "the engine has no metrics"}
+            when = "before" if self._before is None else "after"
+            return nothing, {"server_metrics": f"{when} the load, {self._errors.get(when, 'nobody answered')}"}
         before, after = (read_sample(metrics, scrape.texts) for scrape in (self._before, self._after))
         series = _read_series(self._folder / SERIES)
         last = after.scalars[Scalar.PREFIX_CACHE_HIT_RATE]
-        first, preemptions = before.scalars[Scalar.PREEMPTIONS], after.scalars[Scalar.PREEMPTIONS]
-        return {
+        observed = {
             "server_latency": server_latency(before, after),
             "peaks": {name.value: _peak(series.get(name.value)) for name in PEAKS},
-            "preemptions": None if first is None or preemptions is None else round(preemptions - first),
+            "preemptions": _gained(before.scalars[Scalar.PREEMPTIONS], after.scalars[Scalar.PREEMPTIONS]),
             "prefix_cache_hit_rate": _rounded(hit_rate(before, after, last)),
             "quiescent": all(self._quiet.values()),
         }
+        return observed, why_untold(metrics, before, after, observed, self._errors.get("after"))
+
+
+def _energy_untold(
+    energy: Mapping[str, Energy], output_tokens: int | None, failed: str | None
+) -> Iterator[tuple[str, str]]:
+    for meter, spent in energy.items():
+        if spent.joules is None:
+            yield f"energy_{meter}", failed or spent.missing or "not measured"
+        elif not output_tokens:
+            yield f"energy_per_output_token_{meter}", "no output tokens are known"
+
+
+def _gained(before: float | None, after: float | None) -> int | None:
+    """What a counter grew by; None where it was not told, or fell because the server was started anew."""
+    return round(after - before) if before is not None and after is not None and after >= before else None
+
+
+def _error(scrape: Scrape) -> str | None:
+    return "; ".join(f"{path}: {answer.error}" for path, answer in scrape.answers.items() if answer.error) or None
 
 
 def _totals(sample: MetricSample) -> list[float | None]:
@@ -170,9 +206,8 @@ def _row(metrics: MetricMap, scrape: Scrape) -> dict[str, Any]:
         values[f"{name}_sum_s"] = None if histogram is None else histogram.total
         values[f"{name}_count"] = None if histogram is None else histogram.count
     took_ns = sum(answer.took_ns for answer in scrape.answers.values())
-    errors = [f"{path}: {answer.error}" for path, answer in scrape.answers.items() if answer.error]
     times = {"t_ns": scrape.t_ns, "took_ns": took_ns}
-    return {"times": times, "error": "; ".join(errors) or None, "values": values}
+    return {"times": times, "error": _error(scrape), "values": values}
 
 
 def _read_series(path: Path) -> Mapping[str, list[float | None]]:

@@ -11,18 +11,21 @@ import psutil
 
 from bench.base.clock import NS_PER_S
 
-#: Finding a tree reads every process of the machine, so its members are remembered for this long.
+#: Finding a tree lists every process of the machine, so its members are remembered for this long.
 _TREE_NS = 10 * NS_PER_S
+#: Load workers come and go with a scenario: looked for with every sample of 1 Hz.
+_CLIENT_NS = NS_PER_S // 2
 
 
 class Tree:
-    """A process and all below it, without those of `without`."""
+    """A process and all below it, without those of `without` and what is below them."""
 
     def __init__(self, root_pid: int, without: Tree | None = None, *, refresh_ns: int = _TREE_NS) -> None:
         self._root_pid = root_pid
         self._without = without
         self._refresh_ns = refresh_ns
         self._members: dict[int, psutil.Process] = {}
+        self._seen: set[int] = set()
         self._gone_cpu_s = 0.0
         self._cpu_s: dict[int, float] = {}
         self._found_ns: int | None = None
@@ -60,12 +63,23 @@ class Tree:
         if self._found_ns is not None and t_ns - self._found_ns < self._refresh_ns:
             return
         self._found_ns = t_ns
-        with contextlib.suppress(psutil.Error):
-            root = psutil.Process(self._root_pid)
-            others = self._without.pids if self._without is not None else set()
-            for process in [root, *root.children(recursive=True)]:
-                if process.pid not in others:
-                    self._members.setdefault(process.pid, process)
+        others = self._without.pids if self._without is not None else set()
+        running = set(psutil.pids())
+        unknown = running - self._seen - others
+        new = {pid: found for pid in unknown if (found := _with_parent(pid)) is not None}
+        ended = unknown - new.keys()
+        while joining := {pid for pid, (_, up) in new.items() if pid == self._root_pid or up in self._members}:
+            self._members |= {pid: new.pop(pid)[0] for pid in joining}
+        # Below one that just ended may be some of ours: who is left is looked at again.
+        self._seen = running - new.keys() if ended else running
+
+
+def _with_parent(pid: int) -> tuple[psutil.Process, int] | None:
+    try:
+        process = psutil.Process(pid)
+        return process, process.ppid()
+    except psutil.Error:
+        return None
 
 
 def _pss_bytes(process: psutil.Process) -> int | None:
@@ -119,7 +133,7 @@ def _machine() -> dict[str, float]:
 def own_trees(server_pid: int | None) -> dict[str, Tree]:
     """The server's tree, and ours without it: the load generator."""
     if server_pid is None:
-        return {"client": Tree(os.getpid())}
+        return {"client": Tree(os.getpid(), refresh_ns=_CLIENT_NS)}
     server = Tree(server_pid)
     server.sample(time.monotonic_ns())
-    return {"server": server, "client": Tree(os.getpid(), without=server)}
+    return {"server": server, "client": Tree(os.getpid(), without=server, refresh_ns=_CLIENT_NS)}

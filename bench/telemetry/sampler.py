@@ -20,6 +20,7 @@ class Sampler:
         self._take = take
         self._period_ns = period_ns
         self._stop = threading.Event()
+        self._first = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._started_ns = 0
         self.samples = 0
@@ -40,6 +41,10 @@ class Sampler:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    def await_first(self) -> None:
+        """Wait until the first sample is taken, or could not be."""
+        self._first.wait()
+
     def stop(self) -> None:
         """Take the last sample and end; a second time nothing happens."""
         self._stop.set()
@@ -51,6 +56,7 @@ class Sampler:
         try:
             while not self._stop.wait(max(0, due_ns - time.monotonic_ns()) / NS_PER_S):
                 self._sample()
+                self._first.set()
                 due_ns += self._period_ns
                 late_ns = time.monotonic_ns() - due_ns
                 if late_ns > 0:
@@ -58,6 +64,8 @@ class Sampler:
             self._sample()
         except Exception as error:  # whatever a probe meets, the measurement it watches goes on
             self.error = error
+        finally:
+            self._first.set()
         self.cpu_ns = time.thread_time_ns()
 
     def _sample(self) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from bench.analysis.load import load_results
-from bench.analysis.server import server_metrics, where_it_lies
+from bench.analysis.readings import read
+from bench.analysis.server import server_metrics, untold, where_it_lies
 from tests.unit.report.fake_runs import FakeRun
 
 
@@ -52,7 +53,8 @@ def test_a_server_that_did_not_rest_spoils_its_own_means_only() -> None:
     found = server_metrics({**entry(), "quiescent": False}, ("busy_machine",))
     assert found["server_ttft"].validity == ("busy_machine", "not_quiescent")
     assert found["client_ttft"].validity == ("busy_machine",)
-    assert found["energy_gpu"].validity == ("busy_machine",)
+    for tag in ("energy_gpu", "peak_running", "preemptions"):
+        assert found[tag].validity == ("busy_machine",)
 
 
 @pytest.mark.parametrize("recorded", [{}, {"server": {"prompt_tokens": 5}}, {"validity": []}])
@@ -81,8 +83,8 @@ def test_wrong_types_are_missing(nonsense: dict[str, Any]) -> None:
             "; inside it: queue 100 ms, prefill 45.0 ms, the rest of the server 5.00 ms",
         ),
         (entry(200.0, 260.0), "the server's is 60.0 ms longer"),
-        (entry(200.0, None, queue=30.0), "the server times no TTFT; inside it: queue 30.0 ms"),
-        (entry(200.0, None), "the server times no TTFT"),
+        (entry(200.0, None, queue=30.0), "the server told no TTFT; inside it: queue 30.0 ms"),
+        (entry(200.0, None), "the server told no TTFT"),
         (entry(None, 150.0), "we saw no first token"),
     ],
 )
@@ -94,6 +96,50 @@ def test_means_of_other_requests_are_not_compared() -> None:
     recorded = entry(200.0, 150.0)
     recorded["server_latency"]["ttft"]["count"] = 12
     assert where_it_lies(server_metrics(recorded, ())) == "not the same requests: we 10, the server 12"
+
+
+def steps_of_several_tokens() -> dict[str, Any]:
+    """vLLM's counts: one ITL a step, and a TPOT of requests with one token too."""
+    recorded = entry(200.0, 195.0, itl=40.0, tpot=10.0, e2e=900.0)
+    counts = {"itl": 40, "tpot": 8, "e2e": 10}
+    recorded["client_latency"] |= {name: {"mean_ms": 20.0, "count": count} for name, count in counts.items()}
+    return recorded
+
+
+def test_means_of_other_numbers_of_values_have_no_difference() -> None:
+    recorded = steps_of_several_tokens()
+    found = server_metrics(recorded, ())
+    assert {"beyond_server_ttft", "beyond_server_e2e"} == {tag for tag in found if tag.startswith("beyond_")}
+    assert found["server_itl"].statistics["mean"] == 40.0
+    assert untold(recorded)["beyond_server_itl"] == "not of the same values: we 40, the server 10"
+    said = "; not compared: ITL (we 40, the server 10), TPOT (we 8, the server 10)"
+    assert where_it_lies(found).endswith(said)
+    recorded["server_latency"]["ttft"]["count"] = 12
+    assert "beyond_server_ttft" not in server_metrics(recorded, ())
+
+
+def test_why_a_figure_is_not_there_is_what_was_recorded() -> None:
+    recorded = entry(200.0, None)
+    recorded["unavailable"] = {"server_metrics": "after the load, /metrics: HTTP 401", "server_itl": "none observed"}
+    recorded["unavailable"] |= {"cpu_package": "RAPL: permission denied", "energy_gpu": "no process seen"}
+    found = untold(recorded)
+    assert found["server_ttft"] == found["beyond_server_ttft"] == "after the load, /metrics: HTTP 401"
+    assert found["server_itl"] == "none observed"
+    assert found["energy_cpu_package"] == found["energy_per_output_token_cpu_package"] == "RAPL: permission denied"
+    assert found["energy_per_output_token_gpu"] == "no process seen"
+    assert untold({"unavailable": [1], "server_latency": 3}) == {}
+
+
+def test_a_reading_that_is_missing_says_what_was_recorded(tmp_path: Path) -> None:
+    run = FakeRun(tmp_path / "run")
+    path = run.cell("F16") / "cell.json"
+    recorded = json.loads(path.read_text(encoding="utf-8"))
+    recorded["scenarios"]["c1"] |= entry(200.0, None) | {"unavailable": {"server_metrics": "HTTP 401"}}
+    path.write_text(json.dumps(recorded), encoding="utf-8")
+    (cell,) = load_results([run.directory]).cells
+    assert read(cell, "scenarios", "c1", "server_ttft", "mean").missing == "HTTP 401"
+    assert read(cell, "scenarios", "c1", "energy_cpu_package").missing == "c1 gave no energy_cpu_package"
+    assert read(cell, "scenarios", "c4", "server_ttft", "mean").missing == "c4 gave no server_ttft"
 
 
 def test_a_run_brings_them_beside_its_metrics(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from bench.pipeline.latency import client_latency, hit_rate, server_latency
 MS = 1_000_000
 
 
-def sample(ttft: Histogram | None, prefix_cache: tuple[float, float] | None = None) -> MetricSample:
+def sample(ttft: Histogram | None, prefix_cache: tuple[float | None, float] | None = None) -> MetricSample:
     timings: dict[Timing, Histogram | None] = dict.fromkeys(Timing)
     scalars: dict[Scalar, float | None] = dict.fromkeys(Scalar)
     return MetricSample(scalars=scalars, timings=timings | {Timing.TTFT: ttft}, prefix_cache=prefix_cache)
@@ -63,6 +63,12 @@ def test_the_hit_rate_is_that_of_the_scenario() -> None:
     assert hit_rate(sample(None, (50, 100)), sample(None, (80, 200)), 0.4) == pytest.approx(0.3)
     assert hit_rate(sample(None, (50, 100)), sample(None, (50, 100)), None) is None
     assert hit_rate(sample(None), sample(None), 0.4) == 0.4
+
+
+def test_queries_before_the_first_hit_are_not_of_the_scenario() -> None:
+    assert hit_rate(sample(None, (None, 100)), sample(None, (50, 200)), None) == pytest.approx(0.5)
+    assert hit_rate(sample(None), sample(None, (50, 200)), None) == pytest.approx(0.25), "nothing was told before"
+    assert hit_rate(sample(None, (None, 100)), sample(None, (None, 200)), None) is None
 
 
 def row(slot: int, sent: int, first: int, last: int, tokens: int, *, status: str = "ok") -> dict[str, object]:

@@ -45,9 +45,13 @@ def test_both_means_stand_side_by_side_with_what_lies_between(tmp_path: Path) ->
 
 
 def test_means_that_are_not_exact_are_struck_through(tmp_path: Path) -> None:
-    build(told(tmp_path / "run", quiescent=False))
+    why = {"energy_cpu_package": "RAPL: energy_uj: permission denied"}
+    build(told(tmp_path / "run", quiescent=False, unavailable=why))
     text = (tmp_path / "report/report.html").read_text(encoding="utf-8")
     assert "not_quiescent" in text
+    assert 'title="RAPL: energy_uj: permission denied"' in text
+    assert "read while nothing ran, where possible" in text
+    assert "Whole processor package" in text
     assert "Use a server of its own." in text
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from bench.telemetry.gpu import GpuProcess, Nvml, Unavailable, gpu_memory_used, gpu_processes
-from bench.telemetry.watch import Telemetry
+from bench.telemetry.watch import Energy, Telemetry
 
 
 class NVMLError(Exception):
@@ -28,6 +29,7 @@ class FakeNvml:
     def __init__(self) -> None:
         self.opened = 0
         self.energy_mj = 5_000_000
+        self.pids = (4242, 4243)
 
     def nvmlInit(self) -> None:
         self.opened += 1
@@ -66,7 +68,7 @@ class FakeNvml:
         return 4
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: int) -> list[Any]:
-        return [SimpleNamespace(pid=4242 + handle, usedGpuMemory=None if handle else 6 << 30)]
+        return [SimpleNamespace(pid=self.pids[handle], usedGpuMemory=None if handle else 6 << 30)]
 
 
 @pytest.fixture
@@ -108,18 +110,41 @@ def test_whose_processes_are_on_which_gpu(nvml: FakeNvml) -> None:
     assert gpu_memory_used() == [7 << 30, 7 << 30]
 
 
-def test_energy_of_all_gpus_needs_a_meter_on_each(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Telemetry() as telemetry:
-        telemetry.take(0)
-        telemetry.take(1_000_000_000)
-    assert telemetry.energy_j(0, 1_000_000_000)["gpu"] is None
-    assert telemetry.unavailable["gpu1 energy_j"] == "Not Supported"
-    monkeypatch.setattr(nvml, "nvmlDeviceGetCount", lambda: 1)
-    with Telemetry() as one:
+def sampled(server_pid: int | None = None) -> Telemetry:
+    """Three samples, at 0, 1 and 2 s."""
+    with Telemetry(server_pid) as telemetry:
         for second in range(3):
-            one.take(second * 1_000_000_000)
-    # 300 J between two samples, taken to be spent evenly.
-    assert one.energy_j(500_000_000, 1_500_000_000)["gpu"] == pytest.approx(300)
+            telemetry.take(second * 1_000_000_000)
+    return telemetry
+
+
+def test_energy_is_that_of_the_gpus_with_the_servers_processes(nvml: FakeNvml) -> None:
+    nvml.pids = (os.getpid(), 4243)
+    spent = sampled(os.getpid()).energy(500_000_000, 1_500_000_000)["gpu"]
+    # 300 J between two samples, taken to be spent evenly; the GPU of others, which has no meter, does not matter.
+    assert spent.joules == pytest.approx(300)
+    assert spent.scope == "gpus 0"
+
+
+def test_energy_needs_a_meter_on_each_of_the_servers_gpus(nvml: FakeNvml) -> None:
+    nvml.pids = (os.getpid(), os.getpid())
+    telemetry = sampled(os.getpid())
+    assert telemetry.energy(0, 1_000_000_000)["gpu"] == Energy(missing="GPU 1: Not Supported")
+    assert telemetry.unavailable["gpu1 energy_j"] == "Not Supported"
+
+
+def test_gpus_without_the_servers_processes_are_not_charged_to_it(
+    nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unseen = sampled(os.getpid()).energy(0, 1_000_000_000)["gpu"]
+    assert unseen == Energy(missing="NVML sees none of the server's processes on a GPU")
+    assert "its GPUs are not known" in (sampled().energy(0, 1_000_000_000)["gpu"].missing or "")
+
+    def refuse(_: int) -> None:
+        raise NVMLError("Insufficient Permissions")
+
+    monkeypatch.setattr(nvml, "nvmlDeviceGetComputeRunningProcesses", refuse)
+    assert sampled(os.getpid()).energy(0, 1)["gpu"] == Energy(missing="NVML: Insufficient Permissions")
 
 
 @pytest.mark.parametrize("refuses", ["nvmlInit", "nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex"])
@@ -148,7 +173,7 @@ def test_the_real_library_says_why_there_is_nothing() -> None:
     with Telemetry() as telemetry:
         telemetry.take(0)
     assert telemetry.unavailable["gpu"].startswith("NVML: ")
-    assert telemetry.energy_j(0, 1)["gpu"] is None
+    assert telemetry.energy(0, 1)["gpu"] == Energy(missing=telemetry.unavailable["gpu"])
 
 
 def test_the_real_library_has_every_name_that_is_used() -> None:

@@ -57,6 +57,19 @@ def test_a_probe_that_fails_ends_its_sampling_and_says_so() -> None:
     assert sampler.samples == 0
 
 
+def test_the_first_sample_can_be_awaited_even_if_it_fails() -> None:
+    seen: list[int] = []
+
+    def slow(t_ns: int) -> None:
+        time.sleep(0.2)
+        seen.append(t_ns)
+        raise OSError("no")
+
+    with Sampler(slow, name="test", period_ns=1000 * NS_PER_MS) as sampler:
+        sampler.await_first()
+        assert len(seen) == 1
+
+
 def test_stopping_twice_is_stopping_once() -> None:
     seen: list[int] = []
     with Sampler(seen.append, name="test", period_ns=1000 * NS_PER_MS) as sampler:
