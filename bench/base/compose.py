@@ -81,6 +81,11 @@ def compose(
             raise UsageError(explain(error)) from error
         except ValueError as error:
             raise UsageError(str(error)) from error
+        except AssertionError as error:  # OmegaConf's, of a key below one that is null
+            line = _unset_line(root, parsed)
+            if not line:
+                raise
+            raise UsageError(line) from error
         except AttributeError as error:  # a `+key` that the frozen dataclass does not have
             raise UsageError(f"unknown key in the overrides: {error}; drop the '+' to see what is allowed") from error
     _refuse_odd_values(value, "")
@@ -215,6 +220,20 @@ def _enum_hint(message: str) -> str:
     value = message.split("'")[1] if "'" in message else ""
     names = message.split("[", 1)[1].rstrip("]. ").split(",")
     return f"'{value}' is not a known value; {nearest(value, (name.strip() for name in names))}"
+
+
+def _unset_line(root: str, parsed: Sequence[Any]) -> str:
+    """Which override sets a part of what `root` leaves to be chosen, and how to choose it; empty when none does."""
+    from omegaconf import OmegaConf
+
+    listed: Any = OmegaConf.to_object(OmegaConf.load(conf_dir() / f"{root}.yaml"))
+    entries = [entry for entry in listed.get("defaults", []) if isinstance(entry, dict)]
+    unset = {group.rpartition("@")[2]: group for entry in entries for group, name in entry.items() if name is None}
+    for override in parsed:
+        key, _, inner = override.key_or_group.partition(".")
+        if inner and key in unset:
+            return f"{key} is not set: choose it first with {unset[key]}=NAME"
+    return ""
 
 
 def _missing_line(keys: list[str]) -> str:

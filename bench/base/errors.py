@@ -14,9 +14,13 @@ from enum import StrEnum
 
 
 class QuantbenchError(Exception):
-    """Base of every error raised on purpose; its text is one line for the user."""
+    """Base of every error raised on purpose; its text is one line for the user.
+
+    `stage` is given where it is another than the one in which the error was met.
+    """
 
     exit_code = 1
+    stage: str | None = None
 
 
 class UsageError(QuantbenchError):
@@ -55,16 +59,12 @@ class FailureKind(StrEnum):
 
 
 class CellFailure(QuantbenchError):
-    """A cell failed while running; `log_tail` holds the last lines of the log that tells why.
-
-    `stage` is given where it is another than the one in which the failure was met.
-    """
+    """A cell failed while running; `log_tail` holds the last lines of the log that tells why."""
 
     def __init__(self, kind: FailureKind, message: str, *, log_tail: str = "") -> None:
         super().__init__(message)
         self.kind = kind
         self.log_tail = log_tail
-        self.stage: str | None = None
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:

@@ -41,7 +41,7 @@ class SharedComposes:
             config = copy.deepcopy(self._composed[shared])
             for override in plain:
                 OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
-        except (HydraException, OmegaConfBaseException):
+        except (HydraException, OmegaConfBaseException, AssertionError):
             return hydra_compose(list(overrides))
         return config
 

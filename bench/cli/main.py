@@ -82,6 +82,13 @@ def build_parser() -> argparse.ArgumentParser:
     toolchain.add_argument("action", choices=["list", "install", "verify", "remove", "path"])
     toolchain.add_argument("name", nargs="?", help="a toolchain, such as llama_cpp")
     toolchain.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as toolchain.accelerator=cuda")
+    engines = add("engines", "show which engine serves which format, or verify an engine for real", overrides=False)
+    engines.add_argument("arguments", nargs="*", metavar="KIND|verify NAME", help="one engine; verify: see below")
+    engines.add_argument("--accelerator", choices=["cpu", "cuda"], help="answer for this one instead of the machine's")
+    engines.epilog = (
+        "verify NAME [KEY=VALUE ...] makes, accepts, serves and loads the packaged model (or model=...) in every "
+        "format that the table does not deny (or scheme=A,B) on engine NAME of conf/engine, such as vllm_gpu"
+    )
     convert = add("convert-safetensors", "write a folder's pickled weights as safetensors, beside it", overrides=False)
     convert.add_argument("folder", type=Path, metavar="FOLDER", help="a Hugging Face folder with pytorch_model*.bin")
     convert.add_argument("--out", type=Path, metavar="FOLDER2", help="the new folder (default: FOLDER-safetensors)")
@@ -159,7 +166,7 @@ def _actions(parser: argparse.ArgumentParser, command: str) -> list[argparse.Act
 
 
 def _handler(command: str) -> Callable[[argparse.Namespace], int]:
-    from bench.cli import commands, convert, fit, inspection
+    from bench.cli import commands, convert, engines, fit, inspection
 
     handlers: dict[str, Callable[[argparse.Namespace], int]] = {
         "run": commands.run,
@@ -171,6 +178,7 @@ def _handler(command: str) -> Callable[[argparse.Namespace], int]:
         "report": commands.report,
         "status": inspection.status,
         "toolchain": inspection.toolchain,
+        "engines": engines.engines,
         "convert-safetensors": convert.convert_safetensors,
         "doctor": inspection.doctor,
         "version": inspection.version,

@@ -40,6 +40,11 @@ class Display:
         else:
             self._put(text)
 
+    def note(self, text: str) -> None:
+        """A line that helps people read a table; JSON records carry it already."""
+        if not self._json:
+            self._put(text)
+
     def log_tail(self, text: str) -> None:
         """The last lines of the log that tells why something failed, for people; JSON results carry it already."""
         lines = text.splitlines()[-_LOG_LINES:]

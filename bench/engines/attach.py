@@ -14,7 +14,7 @@ from bench.engines.running import Endpoint
 from bench.load.command import make_target
 from bench.load.config import EndpointConfig
 from bench.load.preflight import check_endpoint, served_models
-from bench.load.target import Target, parse_url
+from bench.load.target import Target
 
 #: The load generator's words for what is a setting of the engine here.
 _SETTINGS = {"url": "base_url", "api_key_env": "api_key_env", "model": "served_name"}
@@ -23,11 +23,10 @@ _SETTINGS = {"url": "base_url", "api_key_env": "api_key_env", "model": "served_n
 @contextlib.contextmanager
 def attached(engine: Engine, config: EngineConfig, *, log: Path, progress: Progress) -> Iterator[Endpoint]:
     """The server at `engine.base_url`, once it has answered; raises UsageError when it cannot be used as it is."""
+    target = target_of(config)
     with _in_engine_terms():
-        target = make_target(EndpointConfig(url=config.base_url, model="-", api_key_env=config.api_key_env or None))
         name = config.served_name or _only_model(target)
         check_endpoint(Target(url=target.url, model=name, api_key=target.api_key))
-        parse_url(config.base_url)
     progress.say(f"{name} is served at {config.base_url}")
     yield Endpoint(
         url=config.base_url.rstrip("/").removesuffix("/v1"),
@@ -40,6 +39,12 @@ def attached(engine: Engine, config: EngineConfig, *, log: Path, progress: Progr
         engine=engine,
         unhealthy_after_s=config.unhealthy_after_s,
     )
+
+
+def target_of(config: EngineConfig) -> Target:
+    """The server with its key, of no model yet; raises UsageError where the key's variable is not set."""
+    with _in_engine_terms():
+        return make_target(EndpointConfig(url=config.base_url, model="-", api_key_env=config.api_key_env or None))
 
 
 def _only_model(target: Target) -> str:
@@ -56,7 +61,9 @@ def _in_engine_terms() -> Iterator[None]:
     try:
         yield
     except UsageError as error:
-        text = re.sub(
-            r"endpoint\.(url|api_key_env|model)\b", lambda found: f"engine.{_SETTINGS[found.group(1)]}", str(error)
-        )
-        raise UsageError(text) from error
+        raise UsageError(in_engine_terms(str(error))) from error
+
+
+def in_engine_terms(text: str) -> str:
+    """What the load generator says, with the engine's settings in it."""
+    return re.sub(r"endpoint\.(url|api_key_env|model)\b", lambda found: f"engine.{_SETTINGS[found.group(1)]}", text)

@@ -52,12 +52,15 @@ class EngineConfig:
 
     Where the engine comes from: its toolchain, unless `executable` names a program of your own, `container` an image,
     or `base_url` a server that runs already. Then nothing is started; `api_key_env` names the variable with its key,
-    `served_name` the model where it serves several.
+    `served_name` the model where it serves several. Where no place is given, an engine without a toolchain is
+    `own_program`, found on PATH.
 
     A start is given up after `start_timeout_s` without any sign of progress (log, processor time, reading), and after
     `start_limit_s` in any case. A server that does not answer for `unhealthy_after_s` under load is given up too;
     null: never.
     """
+
+    own_program: ClassVar[str] = ""
 
     kind: str = "?"
     toolchain: str = ""
@@ -110,6 +113,10 @@ class EngineConfig:
         for name in ("start_timeout_s", "start_limit_s", "unhealthy_after_s"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"engine.{name}={getattr(self, name)} must be positive")
+        if not self.speculative.method and self.speculative != SpeculativeConfig():
+            raise ValueError("engine.speculative has settings and no method: give engine.speculative.method too")
+        if self.speculative.tokens < 1:
+            raise ValueError(f"engine.speculative.tokens={self.speculative.tokens} must be at least 1")
         self._check_mode()
 
     def _check_mode(self) -> None:
@@ -120,6 +127,26 @@ class EngineConfig:
         for name in ("served_name", "api_key_env"):
             if getattr(self, name) and not self.base_url:
                 raise ValueError(f"engine.{name} belongs to a server that runs already: give engine.base_url too")
+        if not self.container.image:
+            for name, value in vars(ContainerConfig()).items():
+                if getattr(self.container, name) != value:
+                    raise ValueError(f"engine.container.{name} belongs to an image: give engine.container.image too")
+        if self.base_url:
+            self._check_url()
+        if self.own_program and not given and not self.toolchain:
+            object.__setattr__(self, "executable", self.own_program)  # as if it had been given: keys tell where from
+
+    def _check_url(self) -> None:
+        """Refuse what is no URL, before it is written anywhere; one with a password is not even repeated."""
+        from bench.engines.attach import in_engine_terms
+        from bench.load.target import parse_url
+
+        if "@" in self.base_url and not self.base_url.startswith("unix:"):
+            raise ValueError("engine.base_url: credentials do not belong in a URL; use engine.api_key_env")
+        try:
+            parse_url(self.base_url)
+        except UsageError as error:
+            raise ValueError(in_engine_terms(str(error))) from error
 
     @property
     def uses_toolchain(self) -> bool:
@@ -231,6 +258,8 @@ class Engine:
     health_under_load: ClassVar[bool] = True
     #: Whether it is a program of its own, which an image may hold; otherwise a script of ours starts it.
     has_program: ClassVar[bool] = True
+    #: The Python distribution that it is; empty: one that is called as its kind.
+    distribution: ClassVar[str] = ""
     metrics_path: ClassVar[str | None] = None
     prompt_counter: ClassVar[str | None] = None
     generation_counter: ClassVar[str | None] = None

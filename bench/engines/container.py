@@ -14,12 +14,14 @@ import secrets
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.base.clock import NS_PER_S, Clock
 from bench.base.errors import ToolchainError, UsageError
 from bench.base.process import clean_env
 from bench.base.progress import Progress
@@ -51,6 +53,11 @@ _REFUSED = {
 }
 _ASK_S = 60.0
 _GUARD_S = 60.0
+#: How often, and how long, a start is asked for its container's process.
+_EVERY_PID_NS = 2 * NS_PER_S
+_ASK_PID_S = 5.0
+#: The kernel counts starts in ticks after a boot whose time it rounds.
+_CLOCK_S = 2.0
 
 
 class Runtime(StrEnum):
@@ -214,6 +221,47 @@ def ask(
         )
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(argv, 1, "", f"{runtime} did not answer within {timeout_s:g} s")
+
+
+class ContainerProcess:
+    """Finds the first process of the container that carries `label`, of which one client was just started here.
+
+    The runtime is asked until it tells; a number that stands for an older process here, or for none, is another
+    machine's, whose processes cannot be seen.
+    """
+
+    def __init__(self, runtime: Runtime, label: str, *, clock: Clock) -> None:
+        self._runtime = runtime
+        self._label = label
+        self._clock = clock
+        self._since_s = time.time()
+        self._next_ns = 0
+        self._elsewhere = False
+
+    def find(self) -> int | None:
+        """Its process id; None while, or where, it is not known."""
+        if self._elsewhere or self._clock.now_ns() < self._next_ns:
+            return None
+        self._next_ns = self._clock.now_ns() + _EVERY_PID_NS
+        listed = self._ask("ps", "--quiet", "--filter", f"label={self._label}").split()
+        told = self._ask("inspect", "--type", "container", "--format", "{{.State.Pid}}", listed[0]) if listed else ""
+        if not told.isdigit() or int(told) == 0:
+            return None
+        self._elsewhere = not _started_since(int(told), self._since_s)
+        return None if self._elsewhere else int(told)
+
+    def _ask(self, *arguments: str) -> str:
+        found = ask(self._runtime, arguments, timeout_s=_ASK_PID_S)
+        return found.stdout.strip() if found.returncode == 0 else ""
+
+
+def _started_since(pid: int, since_s: float) -> bool:
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).create_time() >= since_s - _CLOCK_S)
+    except psutil.Error:
+        return False
 
 
 @contextlib.contextmanager

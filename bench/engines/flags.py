@@ -80,14 +80,23 @@ def refusal(kind: str, config: Any, flags: Mapping[str, Flag], own: Mapping[str,
         value = setting(config, name)
         if value is None:
             continue
-        shown = getattr(value, "method", value)
+        said, left = f"engine.{name}={value}", "leave it null"
+        if name == "speculative":
+            said, left = f"engine.speculative.method={value.method}", "say engine.speculative.method=''"
         if name in flags:
             try:
                 flags[name].argv(value)
             except ValueError as error:
-                return f"engine.{name}={shown}: {kind} {error}"
+                return f"{said}: {kind} {error}"
         elif name not in own:
-            return f"engine.{name}={shown}: {kind} has no such setting; leave it null, or choose another engine"
+            return f"{said}: {kind} has no such setting; {left}, or choose another engine"
         elif own[name]:
-            return f"engine.{name}={shown}: with {kind} use {own[name]} instead"
+            return f"{said}: with {kind} use {own[name]} instead"
     return ""
+
+
+def without_threads(config: Any) -> str:
+    """Why `engine.threads` cannot be carried out by an engine that has no such setting; empty where it is not set."""
+    if config.threads is None:
+        return ""
+    return f"engine.threads={config.threads}: {config.kind} has no such setting; leave it null, or use engine.env"

@@ -166,6 +166,8 @@ def _compressed(group: Mapping[str, Any]) -> str:
         if bits != 8:
             return ""
         return "fp8_static" if inputs and inputs.get("dynamic") is False else "fp8_dynamic"
+    if weights.get("type") != "int":
+        return ""
     if inputs:
         return "int8" if bits == 8 else ""
     return {4: "w4a16", 8: "w8a16"}.get(bits, "") if isinstance(bits, int) else ""

@@ -51,10 +51,10 @@ def require_gpu(config: EngineConfig, instead: str) -> None:
 
 
 def require_own_gpu(config: EngineConfig) -> None:
-    """Raise UsageError for an engine that has no toolchain, where the user gives it no place or there is no GPU."""
-    if config.uses_toolchain and not config.toolchain:
+    """Raise UsageError for an engine that runs on NVIDIA GPUs alone, where its container or this machine has none."""
+    if config.container.image and not config.container.gpus:
         raise UsageError(
-            f"engine={config.kind} has no toolchain: give engine.executable, engine.container or engine.base_url"
+            f"engine={config.kind} needs an NVIDIA GPU, and its container is given none: engine.container.gpus=all"
         )
     if not has_gpu():
         raise UsageError(

@@ -21,6 +21,8 @@ from bench.engines.base import Command, Engine, EngineConfig, Launch, ServedMode
 from bench.engines.container import (
     FILES_FOLDER,
     INNER_HOST,
+    RUN_LABEL,
+    ContainerProcess,
     Mount,
     client_env,
     container_command,
@@ -35,11 +37,13 @@ if TYPE_CHECKING:
     from bench.toolchains.toolchain import Toolchain
 
 __all__ = [
+    "DEVICE_VARIABLES",
     "HOST",
     "Endpoint",
     "died",
     "engine_command",
     "exit_text",
+    "inherited",
     "launched",
     "read_counters",
     "recorded_command",
@@ -47,6 +51,8 @@ __all__ = [
 ]
 
 HOST = "127.0.0.1"
+#: Provenance records them as in force.
+DEVICE_VARIABLES = ("CUDA_VISIBLE_DEVICES",)
 _PORT_ATTEMPTS = 3
 
 
@@ -145,7 +151,11 @@ def _started(
             unhealthy_after_s=config.unhealthy_after_s,
         )
         try:
-            await_ready(endpoint, config, progress=progress, clock=clock)
+            if config.container.image:
+                inner = ContainerProcess(config.container.runtime, f"{RUN_LABEL}={labels[RUN_LABEL]}", clock=clock)
+                await_ready(endpoint, config, progress=progress, clock=clock, find_pid=inner.find)
+            else:
+                await_ready(endpoint, config, progress=progress, clock=clock)
             engine.check_log(config, read_from(log, logged_bytes))
         except BaseException:
             process.__exit__()
@@ -217,9 +227,21 @@ def handed_over(config: EngineConfig) -> dict[str, str]:
     return {name: os.environ[name] for name in config.pass_env}
 
 
+def inherited(config: EngineConfig) -> dict[str, str]:
+    """Variables of this process that decide on which devices an engine computes, where it takes them over.
+
+    `engine.env` comes before them. A container takes over what is in `engine.pass_env`, an attached server nothing.
+    """
+    if config.base_url:
+        return {}
+    names = [name for name in DEVICE_VARIABLES if name in os.environ and name not in config.env]
+    return {name: os.environ[name] for name in names if not config.container.image or name in config.pass_env}
+
+
 def _environ(config: EngineConfig, toolchain: Toolchain | None, extra: Mapping[str, str]) -> dict[str, str]:
     if config.container.image:
         return client_env(extra)
+    extra = {**inherited(config), **extra}
     return clean_env(extra=extra) if toolchain is None or config.executable else toolchain.environ(extra)
 
 

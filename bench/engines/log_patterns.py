@@ -15,7 +15,7 @@ def _known(pattern: str, kind: FailureKind, advice: str) -> LogPattern:
 #: CUDA's runtime and PyTorch first (`torch/cuda/__init__.py`, c10), then Python's and libc's own words.
 COMMON_PATTERNS: tuple[LogPattern, ...] = (
     _known(
-        r"couldn't bind|address already in use|errno 98\b",
+        r"couldn't bind|address already in use|port is already allocated|errno 98\b",
         FailureKind.PORT_TAKEN,
         "another program took the port: run it again, or name another port",
     ),

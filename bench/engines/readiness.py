@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ _SAY_NS = 5 * NS_PER_S
 _BUSY_SHARE = 0.05
 _BUSY_S = 0.25
 _READ_BYTES = 1 << 20
+#: A server that refuses is asked less often: answering is work, too, which is no sign of progress.
+_REFUSED_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +51,13 @@ class Patience:
         self._start_ns = self._last_ns = clock.now_ns()
         self._last = Signs()
 
-    def see(self, signs: Signs) -> None:
-        """Take note of what is seen now."""
+    def see(self, signs: Signs, *, refuses: bool = False) -> None:
+        """Take note of what is seen now; the log of a server that `refuses` grows because it is asked."""
         now_ns = self._clock.now_ns()
         used_s = signs.cpu_s - self._last.cpu_s
         busy = used_s >= max(_BUSY_S, _BUSY_SHARE * (now_ns - self._last_ns) / NS_PER_S)
         read = signs.read_bytes - self._last.read_bytes >= _READ_BYTES
-        if busy or read or signs.log_bytes != self._last.log_bytes:
+        if busy or read or (signs.log_bytes != self._last.log_bytes and not refuses):
             self._last, self._last_ns = signs, now_ns
 
     @property
@@ -81,17 +84,25 @@ def newest_phase(log: str, phases: Sequence[StartPhase]) -> str | None:
     return None
 
 
-def await_ready(endpoint: Endpoint, config: EngineConfig, *, progress: Progress, clock: Clock) -> None:
+def await_ready(
+    endpoint: Endpoint,
+    config: EngineConfig,
+    *,
+    progress: Progress,
+    clock: Clock,
+    find_pid: Callable[[], int | None] = lambda: None,
+) -> None:
     """Return once the server has generated one token; raises CellFailure with the log's tail, the server then killed.
 
-    Asking is left to a thread, so that the log and the processes are watched while an answer is waited for.
+    Asking is left to a thread, so that the log and the processes are watched while an answer is waited for. `find_pid`
+    tells the process above a container's, which is not below us; None while it is not known.
     """
     process, engine = endpoint.process, endpoint.engine
     assert process is not None
     patience = Patience(clock, quiet_s=config.start_timeout_s, limit_s=config.start_limit_s)
-    watch = _Watch(endpoint, process)
+    watch = _Watch(endpoint, process, find_pid)
     looked_ns = said_ns = clock.now_ns()
-    with _Probe(endpoint, config.start_limit_s) as probe:
+    with _Probe(endpoint, config) as probe:
         while not probe.ready:
             code = process.poll()
             if code is not None:
@@ -100,7 +111,7 @@ def await_ready(endpoint: Endpoint, config: EngineConfig, *, progress: Progress,
             now_ns = clock.now_ns()
             if now_ns - looked_ns >= _LOOK_NS:
                 looked_ns = now_ns
-                patience.see(watch.look())
+                patience.see(watch.look(), refuses=probe.refused)
             if patience.exhausted:
                 message = f"{engine.kind} {patience.exhausted} (last: {probe.last_answer})"
                 process.kill()
@@ -114,7 +125,8 @@ def await_ready(endpoint: Endpoint, config: EngineConfig, *, progress: Progress,
 class _Watch:
     """Looks at a server's log and processes while it starts."""
 
-    def __init__(self, endpoint: Endpoint, process: Supervised) -> None:
+    def __init__(self, endpoint: Endpoint, process: Supervised, find_pid: Callable[[], int | None]) -> None:
+        self._find_pid = find_pid
         self._log: Path = endpoint.log
         self._phases = endpoint.engine.start_phases
         self._pid = endpoint.tree_pid
@@ -131,6 +143,7 @@ class _Watch:
                 self._read = grown
                 self.phase_changed = self.phase_changed or (phase is not None and phase != self._phase)
                 self._phase = phase or self._phase
+        self._pid = self._pid or self._find_pid()
         cpu_s, read_bytes = (0.0, 0) if self._pid is None else tree_use(self._pid)
         return Signs(log_bytes=self._read - self._start, cpu_s=cpu_s, read_bytes=read_bytes)
 
@@ -159,14 +172,16 @@ def tree_use(root_pid: int) -> tuple[float, int]:
 class _Probe:
     """Asks a server for its health and then for one token, in a thread, until it answers or is let go."""
 
-    def __init__(self, endpoint: Endpoint, limit_s: float) -> None:
+    def __init__(self, endpoint: Endpoint, config: EngineConfig) -> None:
         self._endpoint = endpoint
-        self._limit_s = limit_s
+        self._limit_s = config.start_limit_s
+        self._same_s = config.start_timeout_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="readiness", daemon=True)
         self.ready = False
         self.state = "loading"
         self.last_answer = "no answer"
+        self._refusal: tuple[int, float] | None = None
 
     def __enter__(self) -> _Probe:
         self._thread.start()
@@ -176,27 +191,51 @@ class _Probe:
         self._stop.set()
         self._thread.join(1.0)  # it may hang on a server that is about to be killed
 
+    @property
+    def refused(self) -> bool:
+        """Whether it answers and will not serve: the request is wrong, or the answer the same for `start_timeout_s`."""
+        refusal = self._refusal
+        if refusal is None:
+            return False
+        status, since_s = refusal
+        return 400 <= status < 500 or time.monotonic() - since_s >= self._same_s
+
     def _run(self) -> None:
         import httpx
 
+        every_s = _POLL_NS / NS_PER_S
         with self._endpoint.client() as client:
-            while not self._stop.wait(_POLL_NS / NS_PER_S):
+            while not self._stop.wait(every_s):
                 try:
                     if self._ask(client):
                         self.ready = True
                         return
-                except (httpx.HTTPError, ValueError) as error:
+                except ValueError as error:
                     self.last_answer = type(error).__name__
+                except httpx.HTTPError as error:
+                    self.last_answer = type(error).__name__
+                    self._refusal = None
+                every_s = _REFUSED_S if self.refused else _POLL_NS / NS_PER_S
+
+    def _note(self, status: int) -> None:
+        """Remember since when it has given this answer."""
+        if self._refusal is None or self._refusal[0] != status:
+            self._refusal = (status, time.monotonic())
 
     def _ask(self, client: httpx.Client) -> bool:
         if self.state == "loading":
             answer = client.get(self._endpoint.engine.health_path)
             self.state = "loaded" if answer.status_code == 200 else "loading"
             self.last_answer = f"HTTP {answer.status_code}"
+            if self.state == "loading":
+                self._note(answer.status_code)
+            else:
+                self._refusal = None
         if self.state == "loading":
             return False
         timeout = self._limit_s
         answer = client.post("/v1/completions", json=_one_token(self._endpoint.model), timeout=timeout)
+        self._note(answer.status_code)
         if answer.status_code == 200 and answer.json().get("choices"):
             return True
         self.last_answer = f"HTTP {answer.status_code}: {answer.text[:200]}"

@@ -55,11 +55,12 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """An engine on an accelerator: the file format that it serves, entries by format, and why it serves nothing else."""
+    """An engine on an accelerator: the file format it serves, entries by format, and why it serves nothing else."""
 
     serves: str = "hf"
     entries: Mapping[str, Entry] = field(default_factory=dict)
     otherwise: str = ""
+    where: str = ""
 
 
 def _yes(where: str, remark: str = "") -> Entry:
@@ -116,7 +117,14 @@ ROWS: Mapping[tuple[str, Accelerator], Row] = {
         entries={
             "unquantized": _yes(_VLLM_LOADS),
             "fp8_dynamic": _yes(_VLLM_LOADS),
-            "fp8_static": _open("vllm has a kernel for it on CPUs, it was not run", Evidence.SOURCE, _VLLM_KERNELS),
+            "fp8_static": _open(
+                "vllm has static FP8 on CPUs with AVX-512, it was not run there",
+                Evidence.RAN,
+                _VERIFIED,
+                processor="avx512f",
+                without="vllm's wheel quantizes activations with one scale only on CPUs with AVX-512, which this one "
+                "lacks: choose scheme=fp8_dynamic",
+            ),
             "fp8_block": _open(
                 "vllm computes FP8 in blocks on CPUs with AMX, it was not run",
                 Evidence.SOURCE,
@@ -138,9 +146,9 @@ ROWS: Mapping[tuple[str, Accelerator], Row] = {
                 f"{_VLLM_KERNELS} _POSSIBLE_NVFP4_KERNELS",
             ),
             "bitsandbytes": _no(_NO_BITSANDBYTES, Evidence.LIST, _VLLM_LIST, method="bitsandbytes"),
-            "gptq": _open("vllm has native GPTQ on CPUs, it was not run", Evidence.LIST, _VLLM_LIST, method="gptq"),
+            "gptq": _yes(_VERIFIED, _UNPACKED),
             "awq": _open("vllm has native AWQ on CPUs, it was not run", Evidence.LIST, _VLLM_LIST, method="awq"),
-            "load_fp8": _open("it was not run", Evidence.LIST, _VLLM_LIST, method="fp8_per_channel"),
+            "load_fp8": _yes(_VERIFIED),
         }
     ),
     ("vllm", CUDA): Row(
@@ -169,13 +177,21 @@ ROWS: Mapping[tuple[str, Accelerator], Row] = {
                 name: _yes("tests/integration/quantize/test_hf_schemes.py")
                 for name in ("fp8_dynamic", "fp8_static", "fp8_block", "int8", "w4a16", "w8a16", "bitsandbytes")
             },
-            "nvfp4": _open("it was not run"),
+            "nvfp4": _open(
+                "transformers loads NVFP4 on CPUs, but scoring it fails (float32 times BF16), so it was never served",
+                Evidence.RAN,
+                _VERIFIED,
+            ),
             **{
-                name: _no(_NATIVE_REFUSED.format(name), Evidence.SOURCE, "transformers 5.17 quantizers")
+                name: _no(
+                    _NATIVE_REFUSED.format(name),
+                    Evidence.SOURCE,
+                    "transformers 5.17 quantizers/quantizer_gptq.py and quantizer_awq.py",
+                )
                 for name in ("gptq", "awq")
             },
-            "load_bitsandbytes_nf4": _yes("tests"),
-            "load_bitsandbytes_int8": _yes("tests"),
+            "load_bitsandbytes_nf4": _yes(_VERIFIED),
+            "load_bitsandbytes_int8": _yes(_VERIFIED),
         }
     ),
     ("transformers", CUDA): Row(
@@ -188,13 +204,18 @@ ROWS: Mapping[tuple[str, Accelerator], Row] = {
                 )
             },
             **{
-                name: _no(_NATIVE_REFUSED.format(name), Evidence.SOURCE, "transformers 5.17 quantizers")
+                name: _no(
+                    _NATIVE_REFUSED.format(name),
+                    Evidence.SOURCE,
+                    "transformers 5.17 quantizers/quantizer_gptq.py and quantizer_awq.py",
+                )
                 for name in ("gptq", "awq")
             },
         }
     ),
     ("sglang", CPU): Row(
-        otherwise="sglang has no kernels for CPUs on the package index: choose engine=vllm or a toolchain for GPUs"
+        otherwise="sglang has no kernels for CPUs on the package index: choose engine=vllm or a toolchain for GPUs",
+        where="the files of sglang 0.5.23 on the package index",
     ),
     ("sglang", CUDA): Row(
         entries={
@@ -219,7 +240,7 @@ ROWS: Mapping[tuple[str, Accelerator], Row] = {
             ),
         }
     ),
-    ("tgi", CPU): Row(otherwise=_NO_GPU.format("tgi")),
+    ("tgi", CPU): Row(otherwise=_NO_GPU.format("tgi"), where="text-generation-inference README at db931fcf"),
     ("tgi", CUDA): Row(
         entries={
             "unquantized": _open(_DOCUMENTED.format("tgi")),
@@ -250,7 +271,7 @@ ROWS: Mapping[tuple[str, Accelerator], Row] = {
             ),
         }
     ),
-    ("tensorrt_llm", CPU): Row(otherwise=_NO_GPU.format("tensorrt_llm")),
+    ("tensorrt_llm", CPU): Row(otherwise=_NO_GPU.format("tensorrt_llm"), where="TensorRT-LLM README"),
     ("tensorrt_llm", CUDA): Row(
         entries={
             "unquantized": _open(_DOCUMENTED.format("tensorrt_llm")),
@@ -293,7 +314,7 @@ def entry(kind: str, accelerator: Accelerator, wanted: Format) -> Entry | None:
     found = row.entries.get(wanted.name)
     if found is None:
         missing = f"{kind} does not quantize by {wanted.load_method} while loading: choose another engine"
-        return _no(row.otherwise or missing, Evidence.SOURCE, "")
+        return _no(row.otherwise or missing, Evidence.SOURCE, row.where)
     if found.processor and found.processor not in processor_flags():
         return _no(found.without, found.evidence, found.where)
     return found

@@ -28,7 +28,7 @@ from bench.engines.base import (
     engine,
     file_word,
 )
-from bench.engines.flags import Flag, common_argv
+from bench.engines.flags import Flag, common_argv, without_threads
 from bench.engines.footprint import Footprint
 from bench.engines.gpu import SCORING_HF, require_own_gpu
 from bench.engines.metric_maps import TENSORRT_LLM
@@ -67,6 +67,8 @@ class TensorRtLlmConfig(EngineConfig):
     `expert_parallel_size` spreads the experts of a mixture, `postprocess_workers` turn tokens into text beside the
     server, `iteration_statistics` fills `/metrics`, which is JSON. `options` are further entries of the YAML file.
     """
+
+    own_program: ClassVar[str] = "trtllm-serve"
 
     kind: str = "tensorrt_llm"
     backend: str = "pytorch"
@@ -132,24 +134,23 @@ class TensorRtLlm(Engine):
         return Accelerator.cuda
 
     def check_machine(self, config: EngineConfig) -> None:
-        """It has no toolchain, and needs a GPU."""
+        """It needs a GPU."""
         require_own_gpu(config)
 
     def serves(self, config: EngineConfig, model_format: str, load_method: str = "", packing: str = "") -> Support:
         """As any engine; of speculative decoding only the methods it has."""
         found = super().serves(config, model_format, load_method, packing)
-        speculative = config.speculation
-        if found.answer is SupportAnswer.NO or config.base_url or speculative is None:
+        if found.answer is SupportAnswer.NO or config.base_url:
             return found
-        if speculative.method not in _DECODING:
+        reason, speculative = without_threads(config), config.speculation
+        if speculative is not None and speculative.method not in _DECODING:
             reason = f"engine.speculative.method={speculative.method}: tensorrt_llm knows {', '.join(_DECODING)}"
-            return Support(answer=SupportAnswer.NO, reason=reason)
-        return found
+        return Support(answer=SupportAnswer.NO, reason=reason) if reason else found
 
     def command(self, config: EngineConfig, model: ServedModel, launch: Launch, toolchain: Toolchain | None) -> Command:
         """There is no key to hand over: `launch.api_key` is not asked for by the server."""
         assert isinstance(config, TensorRtLlmConfig)
-        program = "trtllm-serve" if toolchain is None else str(toolchain.executable("trtllm-serve"))
+        program = config.own_program if toolchain is None else str(toolchain.executable(config.own_program))
         argv = [
             *(program, "serve", str(model.path), "--backend", config.backend),
             *("--host", launch.host, "--port", str(launch.port)),

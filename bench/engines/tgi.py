@@ -24,7 +24,7 @@ from bench.engines.base import (
     SupportAnswer,
     engine,
 )
-from bench.engines.flags import Flag, common_argv
+from bench.engines.flags import Flag, common_argv, without_threads
 from bench.engines.footprint import Footprint
 from bench.engines.gpu import SCORING_HF, require_own_gpu
 from bench.engines.metric_maps import TGI
@@ -78,6 +78,8 @@ class TgiConfig(EngineConfig):
     cannot be given: `speculative` is n-gram speculation of its `tokens`.
     """
 
+    own_program: ClassVar[str] = "text-generation-launcher"
+
     kind: str = "tgi"
     max_input_tokens: int | None = None
     max_batch_total_tokens: int | None = None
@@ -114,9 +116,14 @@ class TgiConfig(EngineConfig):
 
 @engine("tgi")
 class Tgi(Engine):
-    """`text-generation-launcher` with one model."""
+    """`text-generation-launcher` with one model.
+
+    It is given no API key, which it would log and hand to its router in a command line: whoever reaches the port may
+    use it, so it listens on the loopback interface only.
+    """
 
     config_class = TgiConfig
+    distribution = "text-generation-server"
     metrics_path = "/metrics"
     prompt_counter = "tgi_request_input_length_sum"
     generation_counter = "tgi_request_generated_tokens_sum"
@@ -166,13 +173,13 @@ class Tgi(Engine):
         return Accelerator.cuda
 
     def check_machine(self, config: EngineConfig) -> None:
-        """It has no toolchain, and needs a GPU."""
+        """It needs a GPU."""
         require_own_gpu(config)
 
     def command(self, config: EngineConfig, model: ServedModel, launch: Launch, toolchain: Toolchain | None) -> Command:
-        """The launcher reads its API key from API_KEY. Usage statistics are off."""
+        """`launch.api_key` is not handed over. Usage statistics are off."""
         assert isinstance(config, TgiConfig)
-        program = "text-generation-launcher"
+        program = config.own_program
         argv = [
             *(program if toolchain is None else str(toolchain.executable(program)), "--model-id", str(model.path)),
             *("--hostname", launch.host, "--port", str(launch.port), "--usage-stats", "off"),
@@ -195,21 +202,28 @@ class Tgi(Engine):
             argv += ["--speculate", str(_speculated(config))]
         if config.trust_remote_code:
             argv.append("--trust-remote-code")
-        return Command(argv=[*argv, *config.extra_args], secret_env={"API_KEY": launch.api_key})
+        return Command(argv=[*argv, *config.extra_args])
 
     def request_name(self, model: ServedModel) -> str:
         """`tgi`: any other name would ask for a LoRA adapter of that name."""
         return "tgi"
 
     def serves(self, config: EngineConfig, model_format: str, load_method: str = "", packing: str = "") -> Support:
-        """As any engine; speculation is by n-grams alone."""
+        """As any engine; speculation is by n-grams alone, and the batch size is told where it is enforced."""
+        assert isinstance(config, TgiConfig)
         found = super().serves(config, model_format, load_method, packing)
-        if found.answer is SupportAnswer.NO or config.base_url or config.speculation is None:
+        if found.answer is SupportAnswer.NO or config.base_url:
             return found
-        if config.speculation.method != "ngram" or config.speculation.model is not None:
+        reason = without_threads(config)
+        if config.max_sequences != TgiConfig.max_sequences and not config.enforce_batch_size:
+            reason = (
+                f"engine.max_sequences={config.max_sequences}: tgi fits its batches to the memory; leave it at "
+                f"{TgiConfig.max_sequences}, or add engine.enforce_batch_size=true"
+            )
+        speculation = config.speculation
+        if speculation is not None and (speculation.method != "ngram" or speculation.model is not None):
             reason = "engine.speculative: tgi speculates by ngram, or with the heads that a checkpoint itself has"
-            return Support(answer=SupportAnswer.NO, reason=reason)
-        return found
+        return Support(answer=SupportAnswer.NO, reason=reason) if reason else found
 
     def scoring_toolchain(self, config: EngineConfig) -> str:
         """transformers' environment: the server gives no log-probabilities of whole vocabularies."""

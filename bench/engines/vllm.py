@@ -210,8 +210,8 @@ class Vllm(Engine):
             if config.quantization is not None:
                 raise UsageError(f"engine.quantization={config.quantization}: the scheme asks for {model.load_method}")
             argv += ["--quantization", self.load_methods[model.load_method]]
-        if config.speculative is not None:
-            argv += ["--speculative-config", json.dumps(speculative_words(config.speculative))]
+        if config.speculation is not None:
+            argv += ["--speculative-config", json.dumps(speculative_words(config.speculation))]
         if config.cuda_graph_sizes:
             argv += ["--cudagraph-capture-sizes", *map(str, config.cuda_graph_sizes)]
         if config.kv_offload_gib is not None:

@@ -13,8 +13,9 @@ from bench.base.errors import CellFailure, FailureKind, QuantbenchError, Toolcha
 from bench.base.hashing import key_of
 from bench.base.progress import Progress
 from bench.base.schema import identity
+from bench.engines.attach import target_of
 from bench.engines.base import ServedModel, SupportAnswer, engine_of
-from bench.engines.launch import launched
+from bench.engines.launch import inherited, launched
 from bench.pipeline.build import engine_lock
 from bench.pipeline.context import Context
 from bench.pipeline.endpoint import LazyEndpoint
@@ -81,7 +82,9 @@ class Cell:
         config = self.config
         scheme = config.scheme
         self.refuse_unsupported(scheme.packing)
-        if not config.engine.base_url:
+        if config.engine.base_url:
+            target_of(config.engine)
+        else:
             self.engine.check_machine(config.engine)
         artefact = quantize(
             config.model,
@@ -96,6 +99,7 @@ class Cell:
             engine_lock=engine_lock(config.engine, self.context, self.progress.within(stage="serve")),
             machine=fingerprint(),
             repeat=config.repeat,
+            inherited=inherited(config.engine),
         )
         self.open(key)
         self.record["variant"] = artefact.manifest
@@ -133,7 +137,8 @@ class Cell:
                 toolchain=self.context.toolchains.ensure(config.toolchain, progress) if config.uses_toolchain else None,
                 log=log,
                 progress=progress,
-            )
+            ),
+            attached=bool(config.base_url),
         ) as endpoint:
             try:
                 yield endpoint

@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 
-from bench.base.errors import CellFailure
+from bench.base.errors import QuantbenchError
 from bench.engines.launch import Endpoint
 from bench.pipeline.gpus import await_drained, memory_now
 from bench.telemetry.memory import MemoryWatch
 
 
 class LazyEndpoint:
-    """Enter it freely; `get` starts the server once, leaving stops it."""
+    """Enter it freely; `get` starts the server once, leaving stops it.
 
-    def __init__(self, start: Callable[[], AbstractContextManager[Endpoint]]) -> None:
+    `attached`: the server runs already and goes on, so that no GPU is waited for to be empty after it.
+    """
+
+    def __init__(self, start: Callable[[], AbstractContextManager[Endpoint]], *, attached: bool = False) -> None:
         self._start = start
+        self._attached = attached
         self._stack = ExitStack()
         self._endpoint: Endpoint | None = None
         self._memory: MemoryWatch | None = None
-        self._failure: CellFailure | None = None
+        self._failure: QuantbenchError | None = None
         self._last: Endpoint | None = None
         self._earlier_peak_bytes: int | None = None
 
@@ -30,7 +34,7 @@ class LazyEndpoint:
         self._stack.close()
 
     def get(self) -> Endpoint:
-        """The running server; raises CellFailure when it does not start.
+        """The running server; raises CellFailure, ToolchainError or UsageError when it does not start.
 
         One that did not start is not tried again: every further scenario would wait for the same deadline. One that
         died is started anew: its death is the failure of the scenario it died in, the next one may go well.
@@ -40,10 +44,11 @@ class LazyEndpoint:
         if self._endpoint is not None and not self._endpoint.alive:
             self.leave()
         if self._endpoint is None:
-            self._stack.callback(await_drained, memory_now())
+            if not self._attached:
+                self._stack.callback(await_drained, memory_now())
             try:
                 self._endpoint = self._stack.enter_context(self._start())
-            except CellFailure as failure:
+            except QuantbenchError as failure:
                 failure.stage = "serve"
                 self._failure = failure
                 raise

@@ -17,10 +17,19 @@ SCENARIO_VERSION = 1
 TASK_VERSION = 1
 
 
-def cell_key(*, artefact: str, engine: EngineConfig, engine_lock: str, machine: Mapping[str, Any], repeat: int) -> str:
-    """Variant x engine config and build x machine x repeat."""
+def cell_key(
+    *,
+    artefact: str,
+    engine: EngineConfig,
+    engine_lock: str,
+    machine: Mapping[str, Any],
+    repeat: int,
+    inherited: Mapping[str, str] | None = None,
+) -> str:
+    """Variant x engine config and build x machine x repeat, and variables that the engine inherits, where there are."""
     return key_of(
         {
+            **({"inherited": dict(inherited)} if inherited else {}),
             "version": CELL_VERSION,
             "artefact": artefact,
             "engine": identity(engine),

@@ -14,7 +14,7 @@ from tests.support import CHECKOUT, quantbench
 
 COMMANDS = (
     *("run", "quantize", "fit", "serve", "load", "evaluate", "report", "status", "toolchain", "convert-safetensors"),
-    *("doctor", "version"),
+    *("engines", "doctor", "version"),
 )
 QUICKSTART = [f"{variant} · llama_cpp" for variant in ("F16", "Q8_0", "Q4_K_M", "Q4_0")]
 HEAVY = {"hydra", "omegaconf", "numpy", "pandas", "pyarrow", "matplotlib", "httpx", "jinja2", "psutil"}
@@ -101,6 +101,13 @@ def test_overrides_may_follow_flags(tmp_path: Path) -> None:
         (["status", "nowhere"], "nowhere: is not a quantbench run"),
         (["load", "endpoint.url=http://127.0.0.1:1", "endpoint.model=m", "out=o"], "is a server running there?"),
         (["load"], "missing: "),
+        (["engines", "vlm"], "engine 'vlm' is unknown; did you mean 'vllm'?"),
+        (["engines", "vllm", "sglang"], "engines: unexpected 'sglang'"),
+        (["engines", "--accelerator", "tpu"], "invalid choice: 'tpu'"),
+        (["engines", "verify"], "name a choice of conf/engine"),
+        (["engines", "verify", "llama_cpp", "gguf"], "'gguf' is not KEY=VALUE"),
+        (["engines", "verify", "openai"], "engine=openai is not in the table of support"),
+        (["engines", "verify", "sglang", "scheme=bf16"], "toolchain sglang is for NVIDIA GPUs"),
         (["toolchain", "install"], "name one"),
         (["toolchain", "install", "lama_cpp"], "did you mean 'llama_cpp'?"),
     ],
@@ -114,6 +121,29 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list[s
     assert len(said) == 1
     assert answer.stderr.splitlines()[-1] == said[0]
     assert "Traceback" not in answer.stderr
+
+
+def test_engines_answers_for_the_accelerator_that_is_asked(tmp_path: Path) -> None:
+    answer = quantbench("engines", "--accelerator", "cuda", cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    header, *rows = (line.split() for line in answer.stdout.splitlines())
+    assert header[:2] == ["on", "cuda"]
+    said = {row[0]: dict(zip(header[2:], row[1:], strict=False)) for row in rows}
+    assert said["gguf"]["vllm"] == "no"
+    assert said["nvfp4"]["vllm"] == "unverified"
+    assert "never run here" in answer.stdout
+
+
+def test_one_engine_is_shown_with_its_settings(tmp_path: Path) -> None:
+    answer = quantbench("engines", "tgi", "--accelerator=cuda", cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    for said in ("--num-shard", "swap_space_gib          refused", "engine.container.image=IMAGE", "tgi_container"):
+        assert said in answer.stdout
+    lines = quantbench("engines", "tgi", "--json-lines", "--accelerator=cuda", cwd=tmp_path).stdout.splitlines()
+    records = [json.loads(line) for line in lines]
+    told = {record["format"]: record["answer"] for record in records if record["event"] == "support"}
+    assert (told["load_eetq"], told["nvfp4"]) == ("unverified", "no")
+    assert {record["event"] for record in records} == {"support", "launch", "setting", "preset"}
 
 
 def test_the_parser_is_built_without_touching_the_configuration() -> None:

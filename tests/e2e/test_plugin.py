@@ -28,6 +28,16 @@ def test_an_engine_from_outside_is_planned_and_shown_like_any_other(tmp_path: Pa
     assert unknown.returncode == 2
 
 
+def test_an_engine_from_outside_answers_for_itself(tmp_path: Path) -> None:
+    shown = quantbench(
+        "engines", "imaginary", "--json-lines", *EXTENDED, cwd=tmp_path, env={"PYTHONPATH": str(PLUGINS)}
+    )
+    assert shown.returncode == 0, shown.stderr
+    records = [json.loads(line) for line in shown.stdout.splitlines()]
+    told = {record["format"]: record["answer"] for record in records if record["event"] == "support"}
+    assert (told["gguf"], told["load_fp8"]) == ("yes", "no")
+
+
 @pytest.mark.llama_cpp
 def test_an_engine_from_outside_goes_through_every_stage(
     make_workspace: Callable[[str], Workspace], monkeypatch: pytest.MonkeyPatch

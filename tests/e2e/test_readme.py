@@ -27,11 +27,15 @@ from tests.unit.quantize.fake_hub import FakeHub, Repo
 _ASSIGNMENT = re.compile(r"[A-Z_]+=\S+")
 #: Commands over a toolchain that `make test` does not make.
 _OTHER_TOOLCHAINS = (
-    *("model.path=my-model", "model=hub", "engine=xllamacpp"),
+    *("model.path=my-model", "model=hub", "engine=xllamacpp", "engine=vllm_cpu"),
     *("scheme=gptq_w4a16", "experiment=all_schemes", "my-pickles"),
 )
-#: Calibration with less text.
-_LESS_CALIBRATION = ("scheme.calibration.samples=2", "scheme.calibration.length=64")
+#: Commands by a word in them → overrides that make them do less: half an hour of quantizing, calibration, all formats.
+_LESS_OF = {
+    "experiment=all_schemes": ("--dry-run",),
+    "scheme=gptq_w4a16": ("scheme.calibration.samples=2", "scheme.calibration.length=64"),
+    "verify": ("scheme=gguf_q8_0",),
+}
 #: The default experiment with less to do.
 _LESS = (
     *("scenarios.c1.requests=2", "scenarios.c4.requests=4", "workloads.default.output_tokens=8"),
@@ -107,10 +111,9 @@ def less(words: list[str]) -> tuple[str, ...]:
     """Overrides that make a command do less of the same; none where the whole is wanted or there is nothing to cut."""
     if WHOLE or "--dry-run" in words:
         return ()
-    if "experiment=all_schemes" in words:  # half an hour of quantizing
-        return ("--dry-run",)
-    if "scheme=gptq_w4a16" in words:
-        return _LESS_CALIBRATION
+    for sign, cut in _LESS_OF.items():
+        if sign in words:
+            return cut
     if not {"run", "evaluate"} & set(words[:4]):
         return ()
     if "experiment=quickstart" in words:
@@ -153,7 +156,7 @@ def reader(quickstart: Quickstart) -> Iterator[Reader]:
 def test_the_readme_shows_the_commands_that_matter() -> None:
     subcommands = {line.split()[1] for line in COMMANDS if line.startswith("quantbench ")}
     shown = {"run", "quantize", "evaluate", "fit", "serve", "load", "report", "status", "toolchain", "doctor"}
-    assert subcommands == shown | {"convert-safetensors"}
+    assert subcommands == shown | {"convert-safetensors", "engines"}
     assert {"make quickstart", "make test"} <= set(COMMANDS)
 
 

@@ -1,4 +1,5 @@
-"""A container runtime of files: one a container, with its labels, in `containers` beside it. A test instrument."""
+"""A container runtime of files: one a container, with its labels, in `containers` beside it; it fails while a
+file `down` is there. The label `pid` is a container's first process. A test instrument."""
 
 import json
 import sys
@@ -12,6 +13,9 @@ def containers() -> dict[str, dict[str, str]]:
 
 
 def main(words: list[str]) -> int:
+    if (HERE.parent / "down").exists():
+        print("Cannot connect to the Docker daemon", file=sys.stderr)
+        return 1
     if words[:2] == ["image", "inspect"]:
         if words[-1] == "absent":
             print("Error: No such image: absent", file=sys.stderr)
@@ -26,7 +30,7 @@ def main(words: list[str]) -> int:
             if name in labels and value in ("", labels[name]):
                 print(container)
     elif words[0] == "inspect":
-        print(containers()[words[-1]]["quantbench.owner"])
+        print(containers()[words[-1]].get("pid" if "{{.State.Pid}}" in words else "quantbench.owner", "0"))
     elif words[:2] == ["rm", "--force"]:
         for container in words[2:]:
             (HERE / container).unlink()

@@ -32,8 +32,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.headers["Authorization"] != f"Bearer {KEY}":
             self.answer(401, "wrong key")
-        elif BEHAVIOUR == "never_generates":
+        elif BEHAVIOUR in ("never_generates", "never_generates_and_logs"):
             self.answer(503, "loading")
+        elif BEHAVIOUR == "refuses_and_logs":
+            self.answer(404, "no such model")
         elif self.path != "/v1/completions":
             self.answer(404, "no such route")
         elif body.get("stream"):
@@ -58,7 +60,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(b"data: " + json.dumps(value).encode() + b"\n\n")
 
     def log_message(self, *_: object) -> None:
-        return
+        if BEHAVIOUR.endswith("_and_logs"):
+            print(f"{self.command} {self.path}", flush=True)
 
 
 if BEHAVIOUR == "dies":
@@ -80,7 +83,7 @@ if BEHAVIOUR == "works_long":
     while time.monotonic() < until:
         pass
 if BEHAVIOUR == "tells_env":
-    print(*(f"{name}={os.environ.get(name)}" for name in ("PLAIN", "TOKEN")), flush=True)
+    print(*(f"{name}={os.environ.get(name)}" for name in ("PLAIN", "TOKEN", "CUDA_VISIBLE_DEVICES")), flush=True)
 if BEHAVIOUR == "slow":
     time.sleep(0.5)
 print("listening", flush=True)

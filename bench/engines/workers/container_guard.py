@@ -28,20 +28,22 @@ def main(arguments: list[str]) -> int:
     deadline = time.monotonic() + _LIMIT_S
     quiet = 0
     while quiet < _QUIET_ROUNDS and time.monotonic() < deadline:
-        found = ask([runtime, "ps", "--all", "--quiet", "--filter", f"label={label}"]).split()
-        quiet = 0 if found else quiet + 1
+        listed = ask([runtime, "ps", "--all", "--quiet", "--filter", f"label={label}"])
+        found = [] if listed is None else listed.split()
+        quiet = 0 if found or listed is None else quiet + 1
         if found:
             ask([runtime, "rm", "--force", *found])
         time.sleep(_EVERY_S)
     return 0 if quiet == _QUIET_ROUNDS else 1
 
 
-def ask(command: list[str]) -> str:
-    """What the runtime answers; nothing when it does not."""
+def ask(command: list[str]) -> str | None:
+    """What the runtime answers; None when it fails or does not answer in time."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return ""
+        return None
+    return answer.stdout if answer.returncode == 0 else None
 
 
 if __name__ == "__main__":

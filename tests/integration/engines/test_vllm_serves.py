@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import re
 import signal
 import threading
 import time
@@ -138,11 +139,11 @@ def test_one_whose_engine_is_killed_under_load_ends_as_a_typed_failure(endpoint:
     """vLLM's HTTP server outlives its engine for a moment; the run must not wait for it, and nothing may be left."""
     processes = tree(endpoint)
     (engine,) = [process for process in processes if "EngineCore" in "".join(process.cmdline())]
-    timer = threading.Timer(4.0, engine.kill)
-    timer.start()
+    killer = threading.Thread(target=kill_under_load, args=(endpoint, engine))
+    killer.start()
     began = time.monotonic()
     summary = load(endpoint, tmp_path, requests=200, tokens=64)
-    timer.join()
+    killer.join()
     assert summary["exit"] == 1
     assert sum(summary["errors"].values()) > 0
     assert time.monotonic() - began < 60
@@ -155,6 +156,19 @@ def test_one_whose_engine_is_killed_under_load_ends_as_a_typed_failure(endpoint:
     assert "EngineDeadError" in caught.value.log_tail
     _, alive = psutil.wait_procs(processes, timeout=5)
     assert not alive
+
+
+def kill_under_load(endpoint: Endpoint, engine: psutil.Process) -> None:
+    """End it once it answers requests, however long the load takes to begin; after half a minute in any case."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with contextlib.suppress(httpx.HTTPError):
+            text = httpx.get(f"{endpoint.url}/metrics", timeout=5, trust_env=False).text
+            running = re.findall(r"^vllm:num_requests_running(?:\{[^}]*\})? (\S+)$", text, re.MULTILINE)
+            if any(float(number) > 0 for number in running):
+                break
+        time.sleep(0.1)
+    engine.kill()
 
 
 def fails_to_start(config: VllmConfig, served: ServedModel, folder: Path) -> CellFailure:

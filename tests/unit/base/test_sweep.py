@@ -81,3 +81,13 @@ def test_what_is_wrong_is_said_in_the_same_words(wrong: str) -> None:
     with pytest.raises(UsageError) as by_hydra:
         compose("run", [*CELL, wrong], RunConfig)
     assert str(by_hand.value) == str(by_hydra.value)
+
+
+@pytest.mark.parametrize("shared", [None, SharedComposes()])
+@pytest.mark.parametrize("override", ["base.name=x", "+base.name=x"])
+def test_a_part_of_what_was_not_chosen_says_how_to_choose_it(shared: SharedComposes | None, override: str) -> None:
+    with pytest.raises(UsageError, match=r"^base is not set: choose it first with model@base=NAME$"):
+        compose("run", [*CELL, override], RunConfig, shared=shared)
+    config = compose("run", [*CELL, "model@base=smollm2", "base.name=x"], RunConfig, shared=shared)
+    assert config.base is not None
+    assert config.base.name == "x"

@@ -85,7 +85,6 @@ def test_an_attached_llama_server_is_read_as_one(url: str, tmp_path: Path) -> No
         ({"api_key_env": "NO_SUCH"}, "^engine.api_key_env: the environment variable NO_SUCH is not set"),
         ({"api_key_env": ""}, "^engine.base_url .* wants an API key; name its variable with engine.api_key_env="),
         ({"served_name": "other"}, "^engine.served_name 'other' is not served at"),
-        ({"base_url": "ftp://x"}, "^engine.base_url 'ftp://x' is not an http or https URL"),
         ({"base_url": "http://127.0.0.1:1"}, "^engine.base_url http://127.0.0.1:1: .* is a server running there"),
     ],
 )
@@ -94,6 +93,21 @@ def test_what_cannot_be_used_is_said_in_the_engines_terms(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         attach(OpenAiConfig(**{"base_url": url, "api_key_env": "OWN_KEY", **settings}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("ftp://x", "^engine.base_url 'ftp://x' is not an http or https URL"),
+        ("http://me:secret@127.0.0.1:1/v1", "^engine.base_url: credentials do not belong in a URL; use engine.api_key"),
+        ("me:se/cret@127.0.0.1", "^engine.base_url: credentials do not belong in a URL"),
+        ("http://127.0.0.1:port", "^engine.base_url 'http://127.0.0.1:port'"),
+    ],
+)
+def test_what_is_no_url_is_refused_when_it_is_read(url: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        OpenAiConfig(base_url=url)
+    assert "cret" not in str(caught.value)
 
 
 def test_of_several_models_one_must_be_named(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

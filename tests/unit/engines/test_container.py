@@ -9,12 +9,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench.base.clock import NS_PER_S, FakeClock
 from bench.base.errors import ToolchainError, UsageError
 from bench.base.process import wait_until
 from bench.base.progress import Progress
@@ -23,6 +25,7 @@ from bench.engines.container import (
     OWNER_LABEL,
     RUN_LABEL,
     ContainerConfig,
+    ContainerProcess,
     Mount,
     Runtime,
     container_command,
@@ -200,9 +203,9 @@ def test_an_engine_listens_inside_and_is_published_outside() -> None:
     assert line.endswith(
         "name:tag --model-id /model --hostname 0.0.0.0 --port 80 --usage-stats off --max-total-tokens 2048"
     )
-    assert "--env API_KEY --env HF_TOKEN --env NCCL_DEBUG" in line
+    assert "--env HF_TOKEN --env NCCL_DEBUG" in line
     assert "hf_x" not in line
-    assert made.secret_env == {"HF_TOKEN": "hf_x", "API_KEY": "secret-key"}
+    assert made.secret_env == {"HF_TOKEN": "hf_x"}
 
 
 def test_files_that_a_command_needs_are_mounted_too() -> None:
@@ -233,6 +236,24 @@ def test_what_is_no_program_is_not_served_out_of_an_image() -> None:
 def test_an_engine_has_one_place(places: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="are two places for one engine"):
         EngineConfig(**places)
+
+
+@pytest.mark.parametrize("settings", [{"gpus": "all"}, {"shm_size": "1g"}, {"runtime": Runtime.podman}])
+def test_settings_of_a_container_belong_to_an_image(settings: dict[str, Any]) -> None:
+    (name,) = settings
+    with pytest.raises(ValueError, match=rf"engine\.container\.{name} belongs to an image"):
+        EngineConfig(container=ContainerConfig(**settings))
+    assert EngineConfig(container=config(**settings)).container.image
+
+
+@pytest.mark.parametrize("kind", [TgiConfig, TensorRtLlmConfig])
+def test_engines_of_gpus_need_some_in_their_container(
+    kind: type[EngineConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.engines.gpu.has_gpu", lambda: True)
+    with pytest.raises(UsageError, match=r"its container is given none: engine\.container\.gpus=all"):
+        engine_of(kind()).check_machine(kind(container=config()))
+    engine_of(kind()).check_machine(kind(container=config(gpus="all")))
 
 
 # ---- the end of containers, with a runtime of files
@@ -295,6 +316,43 @@ def test_a_container_that_appears_late_is_ended_too(running: Path) -> None:
     client.wait()
     time.sleep(0.1)
     assert not (running / "late").exists()
+
+
+def test_a_runtime_that_fails_for_a_while_is_asked_again(running: Path) -> None:
+    down = running.parent / "down"
+    with guarded(Runtime.docker) as labels:
+        ours = put(running, "ours", dict(labels))
+        down.touch()
+        recovery = threading.Timer(4.0, down.unlink)
+        recovery.start()
+    recovery.join()
+    assert not ours.exists()
+
+
+def test_a_containers_process_is_found_once_there_is_one(running: Path) -> None:
+    clock = FakeClock()
+    found = ContainerProcess(Runtime.docker, f"{RUN_LABEL}=r1", clock=clock)
+
+    def later() -> int | None:
+        clock.sleep_ns(2 * NS_PER_S)
+        return found.find()
+
+    assert found.find() is None
+    put(running, "ours", {RUN_LABEL: "r1", "pid": "0"})
+    put(running, "other", {RUN_LABEL: "r2", "pid": str(os.getpid())})
+    assert later() is None, "it was made and does not run yet"
+    with subprocess.Popen(["sleep", "60"]) as first:
+        put(running, "ours", {RUN_LABEL: "r1", "pid": str(first.pid)})
+        assert found.find() is None, "it was asked a moment ago"
+        assert later() == first.pid
+        first.kill()
+
+
+@pytest.mark.parametrize("pid", [1, 2**22 + 1])
+def test_a_number_that_is_another_machines_is_no_process_here(running: Path, pid: int) -> None:
+    put(running, "ours", {RUN_LABEL: "r1", "pid": str(pid)})
+    found = ContainerProcess(Runtime.docker, f"{RUN_LABEL}=r1", clock=FakeClock())
+    assert found.find() is None
 
 
 def test_the_next_start_ends_what_a_dead_owner_left_and_nothing_else(running: Path) -> None:

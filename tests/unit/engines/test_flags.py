@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bench.base.schema import registered
-from bench.engines.base import EngineConfig, SupportAnswer, discover, engine_of
+from bench.engines.base import EngineConfig, SpeculativeConfig, SupportAnswer, discover, engine_of
 from bench.engines.flags import COMMON_SETTINGS, Flag, common_argv, refusal, setting
 from bench.engines.llama_cpp import LlamaCppConfig
 
@@ -61,6 +61,13 @@ def test_only_what_is_set_is_said_in_one_order() -> None:
             {"swap_space_gib": 4.0},
             "engine.swap_space_gib=4.0: toy has no such setting; leave it null, or choose another engine",
         ),
+        (
+            {"speculative": SpeculativeConfig(method="eagle")},
+            (
+                "engine.speculative.method=eagle: toy has no such setting; say engine.speculative.method='', "
+                "or choose another engine"
+            ),
+        ),
     ],
 )
 def test_what_cannot_be_carried_out_is_refused(settings: dict[str, Any], reason: str) -> None:
@@ -89,3 +96,16 @@ def test_an_engine_refuses_what_it_has_no_word_for(name: str, value: Any) -> Non
     answer = engine_of(config).serves(config, "gguf")
     assert answer.answer is SupportAnswer.NO
     assert answer.reason.startswith(f"engine.{name}={value}")
+
+
+@pytest.mark.parametrize(
+    ("speculative", "message"),
+    [
+        (SpeculativeConfig(tokens=9), "engine.speculative has settings and no method"),
+        (SpeculativeConfig(model="draft"), "engine.speculative has settings and no method"),
+        (SpeculativeConfig(method="ngram", tokens=0), "engine.speculative.tokens=0 must be at least 1"),
+    ],
+)
+def test_speculation_that_cannot_be_is_refused(speculative: SpeculativeConfig, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EngineConfig(speculative=speculative)

@@ -14,7 +14,9 @@ import pytest
 from bench.base.errors import CellFailure, FailureKind, UsageError
 from bench.base.progress import Progress
 from bench.engines.base import Command, LogPattern, ServedModel, StartPhase, file_word
-from bench.engines.launch import Endpoint, launched, read_counters
+from bench.engines.container import ContainerConfig
+from bench.engines.launch import DEVICE_VARIABLES, Endpoint, inherited, launched, read_counters
+from bench.telemetry.provenance import ENVIRONMENT_ALLOW_LIST
 from bench.toolchains.toolchain import Toolchain
 from tests.plugins.imaginary_engine import Imaginary, ImaginaryConfig
 
@@ -107,6 +109,15 @@ def test_a_server_that_is_stopped_while_it_loads_is_given_up(toolchain: Toolchai
     assert not [child for child in psutil.Process().children(recursive=True) if "stops" in child.cmdline()]
 
 
+@pytest.mark.parametrize("behaviour", ["refuses_and_logs", "never_generates_and_logs"])
+def test_a_log_that_only_our_own_questions_fill_is_no_progress(toolchain: Toolchain, behaviour: str) -> None:
+    config = ImaginaryConfig(behaviour=behaviour, start_timeout_s=2.0, start_limit_s=20.0)
+    with pytest.raises(CellFailure, match="no sign of progress for 2 s") as caught:
+        start(toolchain, config)
+    assert caught.value.kind is FailureKind.START_TIMEOUT
+    assert "POST /v1/completions" in caught.value.log_tail
+
+
 def test_a_server_that_works_longer_than_that_is_not(toolchain: Toolchain) -> None:
     ready_s = launch(toolchain, "works_long", start_timeout_s=1.5).ready_s
     assert ready_s is not None
@@ -152,6 +163,30 @@ def test_variables_reach_the_server_and_their_secrets_no_record(
     monkeypatch.delenv("TOKEN")
     with pytest.raises(UsageError, match=r"engine\.pass_env: the environment variable TOKEN is not set"):
         start(toolchain, config)
+
+
+def test_the_devices_that_are_set_for_this_process_are_the_servers(
+    toolchain: Toolchain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    told = start(toolchain, ImaginaryConfig(behaviour="tells_env")).log.read_text()
+    assert "CUDA_VISIBLE_DEVICES=3\n" in told
+    own = ImaginaryConfig(behaviour="tells_env", env={"CUDA_VISIBLE_DEVICES": "1"})
+    assert "CUDA_VISIBLE_DEVICES=1\n" in start(toolchain, own).log.read_text()
+
+
+def test_what_is_inherited_is_what_the_server_is_not_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = ContainerConfig(image="name:tag")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert inherited(ImaginaryConfig()) == {}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert inherited(ImaginaryConfig()) == inherited(ImaginaryConfig(executable="x")) == {"CUDA_VISIBLE_DEVICES": ""}
+    assert inherited(ImaginaryConfig(env={"CUDA_VISIBLE_DEVICES": "1"})) == {}
+    assert inherited(ImaginaryConfig(base_url="http://127.0.0.1:1")) == {}
+    assert inherited(ImaginaryConfig(container=image)) == {}
+    handed = ImaginaryConfig(container=image, pass_env=["CUDA_VISIBLE_DEVICES"])
+    assert inherited(handed) == {"CUDA_VISIBLE_DEVICES": ""}
+    assert set(DEVICE_VARIABLES) <= set(ENVIRONMENT_ALLOW_LIST)
 
 
 def test_files_are_there_for_the_server_and_gone_afterwards(toolchain: Toolchain) -> None:

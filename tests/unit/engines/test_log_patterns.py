@@ -80,6 +80,11 @@ SEEN = [
         "ERROR: [Errno 98] error while attempting to bind on address ('127.0.0.1', 1): address already in use",
         FailureKind.PORT_TAKEN,
     ),
+    (
+        AnyEngine,
+        "docker: Error response from daemon: Bind for 127.0.0.1:8000 failed: port is already allocated.",
+        FailureKind.PORT_TAKEN,
+    ),
     (AnyEngine, "AssertionError: Torch not compiled with CUDA enabled", FailureKind.MISSING_KERNEL),
     (AnyEngine, "INFO: everything is fine", FailureKind.CRASHED),
 ]

@@ -68,6 +68,11 @@ def test_histograms_of_tensorrt_llm_are_in_its_own_list() -> None:
     )
 
 
+def test_what_vllm_counts_otherwise_than_we_is_noted() -> None:
+    assert "one value an output step" in VLLM.notes[Timing.ITL]
+    assert "one token" in VLLM.notes[Timing.TPOT]
+
+
 @pytest.mark.parametrize("config", [LlamaCppConfig(), XllamacppConfig()])
 def test_engines_name_their_map(config: LlamaCppConfig | XllamacppConfig) -> None:
     discover()

@@ -130,6 +130,13 @@ def test_of_nothing_there_is_no_rate() -> None:
     assert unused.prefix_cache == (0, 0)
 
 
+def test_a_counter_of_hits_that_comes_with_the_first_leaves_the_queries_known() -> None:
+    sample = read(SGLANG, "sglang:prompt_tokens_total 40.0")
+    assert list(sample.prefix_cache or ()) == [None, 40]
+    assert sample.scalars[Scalar.PREFIX_CACHE_HIT_RATE] is None
+    assert read(SGLANG, "sglang:cached_tokens_total 4.0").prefix_cache is None
+
+
 def test_llama_cpp_counts_processed_and_cached_tokens_apart() -> None:
     sample = read(LLAMA_CPP, "llamacpp:prompt_tokens_total 30", "llamacpp:prompt_tokens_cached_total 10")
     assert sample.prefix_cache == (10, 40)

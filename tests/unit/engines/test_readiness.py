@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
+from pathlib import Path
 
 import pytest
 
-from bench.base.clock import NS_PER_S, FakeClock
-from bench.engines.base import StartPhase
+from bench.base.clock import NS_PER_S, FakeClock, SystemClock
+from bench.base.errors import CellFailure
+from bench.base.process import clean_env, free_port, spawn
+from bench.base.progress import Progress
+from bench.engines.base import Launch, ServedModel, StartPhase
 from bench.engines.llama_cpp import START_PHASES
-from bench.engines.readiness import Patience, Signs, newest_phase, tree_use
+from bench.engines.readiness import Patience, Signs, await_ready, newest_phase, tree_use
+from bench.engines.running import Endpoint
 from bench.engines.tensorrt_llm import TensorRtLlm
 from bench.engines.tgi import Tgi
 from bench.engines.transformers import Transformers
+from tests.plugins.imaginary_engine import Imaginary, ImaginaryConfig
 
 
 class Start:
@@ -24,6 +31,7 @@ class Start:
         self.clock = FakeClock()
         self.patience = Patience(self.clock, quiet_s=10.0, limit_s=100.0)
         self.signs = Signs()
+        self.refuses = False
 
     def seen(self, seconds: float, *, log: int = 0, cpu: float = 0.0, read: int = 0) -> str:
         """What is said after `seconds` in which so much is used each second; empty while there is hope."""
@@ -34,7 +42,7 @@ class Start:
                 cpu_s=self.signs.cpu_s + cpu / 2,
                 read_bytes=self.signs.read_bytes + read // 2,
             )
-            self.patience.see(self.signs)
+            self.patience.see(self.signs, refuses=self.refuses)
             if self.patience.exhausted:
                 break
         return self.patience.exhausted
@@ -63,6 +71,14 @@ def test_what_an_idle_server_uses_is_no_progress(idle: dict[str, int]) -> None:
     start = Start()
     assert start.seen(60, **idle)
     assert start.now_s == 10.0
+
+
+def test_of_a_server_that_refuses_only_work_is_progress() -> None:
+    start = Start()
+    start.refuses = True
+    assert start.seen(20, log=20, cpu=1.0) == ""
+    assert "no sign of progress for 10 s" in start.seen(60, log=20)
+    assert start.now_s == 30.0
 
 
 def test_silence_counts_from_the_last_sign() -> None:
@@ -107,3 +123,33 @@ def test_a_processes_use_is_seen() -> None:
     after, _ = tree_use(os.getpid())
     assert after - before >= 0.25
     assert tree_use(2**22 + 1) == (0.0, 0)
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_a_containers_work_is_seen_where_its_process_is_found(tmp_path: Path, found: bool) -> None:
+    """It logs nothing while it works for 3 s."""
+    config = ImaginaryConfig(behaviour="works_long", start_timeout_s=1.5)
+    launch = Launch(host="127.0.0.1", port=free_port(), api_key="k")
+    made = Imaginary().command(config, ServedModel(format="gguf", path=tmp_path, name="m"), launch, None)
+    log = tmp_path / "engine.log"
+    with log.open("wb") as output, spawn(made.argv, output=output, env=clean_env(extra=made.secret_env)) as process:
+        endpoint = Endpoint(
+            url=f"http://127.0.0.1:{launch.port}",
+            model="m",
+            api_key="k",
+            command=made,
+            process=process,
+            log=log,
+            ready_s=None,
+            engine=Imaginary(),
+            contained=True,
+        )
+        waiting = contextlib.nullcontext() if found else pytest.raises(CellFailure, match="no sign of progress")
+        with waiting:
+            await_ready(
+                endpoint,
+                config,
+                progress=Progress(),
+                clock=SystemClock(),
+                find_pid=lambda: process.supervisor_pid if found else None,
+            )

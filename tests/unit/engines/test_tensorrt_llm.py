@@ -96,6 +96,7 @@ def test_settings_without_a_flag_go_into_the_file() -> None:
     [
         ({"swap_space_gib": 4.0}, "engine.swap_space_gib=4.0: tensorrt_llm has no such setting"),
         ({"quantization": "fp8"}, "engine.quantization=fp8: tensorrt_llm has no such setting"),
+        ({"threads": 8}, "engine.threads=8: tensorrt_llm has no such setting"),
         ({"chunked_prefill": None, "speculative": SpeculativeConfig(method="medusa")}, "tensorrt_llm knows ngram"),
     ],
 )
@@ -116,3 +117,8 @@ def test_the_key_that_it_does_not_ask_for_goes_nowhere() -> None:
 def test_a_backend_that_it_lacks_is_refused() -> None:
     with pytest.raises(ValueError, match="backend=vllm must be pytorch or tensorrt"):
         TensorRtLlmConfig(backend="vllm")
+
+
+def test_its_program_is_a_place_only_where_no_other_is_given() -> None:
+    assert TensorRtLlmConfig().executable == "trtllm-serve"
+    assert TensorRtLlmConfig(base_url="http://127.0.0.1:1").executable == ""

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from bench.base.schema import identity
 from bench.base.validity import Reason
 from bench.engines.base import Launch, ServedModel, SpeculativeConfig, SupportAnswer, engine_of
+from bench.engines.container import ContainerConfig
 from bench.engines.launch import read_counters
 from bench.engines.tgi import FLAGS, QUANTIZE, TgiConfig
 from bench.toolchains.config import load_toolchain_config
@@ -72,15 +74,23 @@ def test_every_flag_is_one_that_the_launcher_documents(where: str) -> None:
         assert (value is None) == (rows[flag]["kind"] == "flag"), flag
         allowed = rows[flag]["possible_values"]
         assert not allowed or value in allowed.split(", "), (flag, value)
-    assert rows["--api-key"]["env"] == "API_KEY"
     if where == "recorded":
         assert set(rows) - {flag for flag, _ in used} == {"--api-key"}, "the table holds what is used"
 
 
-def test_the_key_is_in_the_environment_only() -> None:
+def test_it_is_given_no_key_which_it_would_log() -> None:
     made = engine_of(EVERYTHING).command(EVERYTHING, MODEL, LAUNCH, None)
-    assert made.secret_env == {"API_KEY": "secret-key"}
+    assert (made.env, made.secret_env) == ({}, {})
     assert "secret-key" not in " ".join(made.argv)
+    assert "127.0.0.1" in made.argv
+
+
+def test_its_program_is_a_place_only_where_no_other_is_given() -> None:
+    assert identity(TgiConfig())["executable"] == TgiConfig().executable == "text-generation-launcher"
+    assert TgiConfig(executable="/opt/launcher").executable == "/opt/launcher"
+    assert TgiConfig(base_url="http://127.0.0.1:1").executable == ""
+    assert TgiConfig(container=ContainerConfig(image="name:tag")).executable == ""
+    assert TgiConfig(toolchain="own").uses_toolchain
 
 
 def test_every_way_to_quantize_on_loading_is_a_word_of_its_own() -> None:
@@ -96,6 +106,8 @@ def test_every_way_to_quantize_on_loading_is_a_word_of_its_own() -> None:
         ({"quantization": "nvfp4"}, "engine.quantization=nvfp4: tgi knows only awq"),
         ({"dtype": "float32"}, "engine.dtype=float32: tgi knows only float16, bfloat16"),
         ({"speculative": SpeculativeConfig(method="eagle")}, "tgi speculates by ngram"),
+        ({"threads": 8}, "engine.threads=8: tgi has no such setting"),
+        ({"max_sequences": 64}, "engine.max_sequences=64: tgi fits its batches to the memory"),
     ],
 )
 def test_what_it_cannot_be_told_is_refused(settings: dict[str, Any], reason: str) -> None:
@@ -103,6 +115,11 @@ def test_what_it_cannot_be_told_is_refused(settings: dict[str, Any], reason: str
     answer = engine_of(config).serves(config, "hf")
     assert answer.answer is SupportAnswer.NO
     assert reason in answer.reason
+
+
+def test_a_batch_size_that_is_enforced_is_told() -> None:
+    config = TgiConfig(max_sequences=64, enforce_batch_size=True)
+    assert engine_of(config).serves(config, "hf").answer is SupportAnswer.UNVERIFIED
 
 
 def test_it_says_that_nobody_ran_it_here() -> None:

@@ -125,7 +125,7 @@ def test_quantizing_on_loading_is_said_in_vllms_words() -> None:
         (VllmConfig(), "none", SupportAnswer.YES, ""),
         (VllmConfig(), "compressed-tensors", SupportAnswer.YES, ""),
         (VllmConfig(), "gptq", SupportAnswer.YES, ""),
-        (VllmConfig(attention_backend="CPU_ATTN", cuda_graphs=False), "awq", SupportAnswer.YES, ""),
+        (VllmConfig(attention_backend="CPU_ATTN", cuda_graphs=False), "awq", SupportAnswer.UNVERIFIED, "was not run"),
         (VllmConfig(), "bitsandbytes", SupportAnswer.NO, "serve it with engine=transformers"),
         (VllmConfig(memory_fraction=0.5), "none", SupportAnswer.NO, "use engine.cpu_kv_cache_gib instead"),
         (VllmConfig(kv_offload_gib=1), "none", SupportAnswer.NO, "raise engine.cpu_kv_cache_gib instead"),
@@ -181,6 +181,10 @@ def checkpoint(folder: Path, quantization: dict[str, Any] | None) -> ServedModel
     return dataclasses.replace(MODEL, path=folder)
 
 
+def of_group(weights: dict[str, Any], inputs: dict[str, Any] | None) -> dict[str, Any]:
+    return {"config_groups": {"group_0": {"weights": weights, "input_activations": inputs}}}
+
+
 BLOCKS = {"config_groups": {"group_0": {"weights": {"num_bits": 8, "strategy": "block"}}}, "format": "float-quantized"}
 CHANNELS = {
     "config_groups": {"group_0": {"weights": {"num_bits": 8, "strategy": "channel"}, "input_activations": None}}
@@ -196,6 +200,9 @@ CHANNELS = {
         (BLOCKS, False, "computes FP8 in blocks only on CPUs with AMX"),
         ({"quant_method": "fp8", "weight_block_size": [128, 128]}, False, "choose scheme=fp8_dynamic"),
         ({"format": "nvfp4-pack-quantized", "config_groups": {}}, True, "no kernel for NVFP4 on CPUs"),
+        (of_group({"num_bits": 8, "type": "float", "strategy": "tensor"}, {"dynamic": False}), False, "with AVX-512"),
+        (of_group({"num_bits": 8, "type": "int", "strategy": "group"}, None), False, "is for 4 bits only"),
+        (of_group({"num_bits": 4, "type": "int", "strategy": "group"}, None), False, ""),
     ],
 )
 def test_formats_without_a_kernel_on_cpus_are_refused_before_a_start(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from bench.engines.llama_cpp import CacheType, FlashAttention, LlamaCppConfig
 from bench.load.config import ClosedConfig, SyntheticConfig
@@ -12,12 +13,12 @@ from bench.quality.config import PerplexityConfig
 MACHINE = {"cpu": "Example 3000", "cores": 2, "memory_bytes": 1 << 34, "gpus": [], "kernel": "6.1"}
 
 
-def cell(engine: LlamaCppConfig, *, repeat: int = 0) -> str:
-    return cell_key(artefact="a1", engine=engine, engine_lock="l1", machine=MACHINE, repeat=repeat)
+def cell(engine: LlamaCppConfig, *, repeat: int = 0, inherited: Mapping[str, str] | None = None) -> str:
+    return cell_key(artefact="a1", engine=engine, engine_lock="l1", machine=MACHINE, repeat=repeat, inherited=inherited)
 
 
 def test_cell_keys_are_golden() -> None:
-    assert cell(LlamaCppConfig()) == "ff3d5ba73272c111"
+    assert cell(LlamaCppConfig()) == cell(LlamaCppConfig(), inherited={}) == "ff3d5ba73272c111"
 
 
 def test_scenario_keys_are_golden() -> None:
@@ -35,6 +36,8 @@ def test_what_changes_a_measurement_changes_its_key() -> None:
     assert cell(LlamaCppConfig(), repeat=1) != base
     assert cell(LlamaCppConfig(extra_args=["--mlock"])) != base
     assert cell(LlamaCppConfig(cache_type_k=CacheType.q8_0)) != base
+    devices = [cell(LlamaCppConfig(), inherited={"CUDA_VISIBLE_DEVICES": number}) for number in ("", "0", "1")]
+    assert len({base, *devices}) == 4
     assert cell(LlamaCppConfig(flash_attention=FlashAttention.on)) != base
 
 

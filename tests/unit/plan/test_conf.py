@@ -55,3 +55,13 @@ def test_the_roots_compose_as_they_ship() -> None:
     assert compose("load", LOAD, LoadRunConfig).out == "out"
     assert compose("report", [], ReportConfig).price.name
     assert compose("fit", [], FitConfig).hardware.detected
+
+
+@pytest.mark.parametrize("engine", ["tgi", "tgi_awq", "tgi_fp8", "tgi_gptq", "tensorrt_llm", "vllm_gpu", "sglang"])
+@pytest.mark.parametrize(
+    "place", ["engine.base_url=http://127.0.0.1:1", "engine.container.image=name:tag", "engine.executable=own"]
+)
+def test_every_engine_with_a_program_can_be_elsewhere(engine: str, place: str) -> None:
+    config = plan([f"engine={engine}", place]).cells[0].config
+    assert config is not None
+    assert not config.engine.uses_toolchain
