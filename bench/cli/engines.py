@@ -143,6 +143,8 @@ def _show_engine(engine: Engine, accelerator: Accelerator, display: Display) -> 
     display.table("launch", ("launch", "how"), launch_modes(engine))
     display.note("")
     display.table("setting", ("setting", f"{engine.kind} is told"), settings(engine))
+    display.note("")
+    display.table("logprobs", ("log-probabilities of", "a running server gives them"), logprobs(engine))
     presets = _presets(engine.kind)
     if presets:
         display.note("")
@@ -159,6 +161,15 @@ def launch_modes(engine: Engine) -> list[tuple[str, str]]:
     if engine.has_program:
         found.append(("container", "engine.container.image=IMAGE"))
     return [*found, ("attach", "engine.base_url=http://HOST:PORT/v1")]
+
+
+def logprobs(engine: Engine) -> list[tuple[str, str]]:
+    """What a running server of the engine can be asked for, for scoring."""
+    route = engine.logprobs
+    prompts = "no" if route is None or not route.prompt else "yes" if route.token_ids else "yes, of text"
+    chosen = "no" if route is None else "yes" if route.chosen else "those among the likeliest" if route.most else "no"
+    most = "no" if route is None or not route.most else "any number" if route.most > 1000 else f"at most {route.most}"
+    return [("a prompt's tokens", prompts), ("chosen next tokens", chosen), ("the likeliest next tokens", most)]
 
 
 def settings(engine: Engine) -> list[tuple[str, str]]:

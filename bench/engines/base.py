@@ -23,6 +23,7 @@ from bench.engines.footprint import Footprint
 if TYPE_CHECKING:
     from bench.engines.metrics import MetricMap
     from bench.engines.scoring import Scorer
+    from bench.engines.served_logprobs import LogprobRoute
     from bench.toolchains.config import Accelerator
     from bench.toolchains.toolchain import Toolchain
 
@@ -271,6 +272,8 @@ class Engine:
     flags: ClassVar[Mapping[str, Flag]] = {}
     #: Common settings that need no flag here: → what to use instead, or "" where the engine's config reads it itself.
     own_settings: ClassVar[Mapping[str, str]] = {}
+    #: How a running server is asked for log-probabilities; None: it gives none.
+    logprobs: ClassVar[LogprobRoute | None] = None
     #: Ways to quantize while loading, in common terms → the engine's own word.
     load_methods: ClassVar[Mapping[str, str]] = {}
     #: Packings of weights that its own scoring environment cannot load → the toolchain that can.

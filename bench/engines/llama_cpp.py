@@ -23,6 +23,7 @@ from bench.engines.base import (
 )
 from bench.engines.footprint import Footprint
 from bench.engines.metric_maps import LLAMA_CPP
+from bench.engines.served_logprobs import LlamaServerCompletion
 from bench.toolchains.config import Accelerator
 
 if TYPE_CHECKING:
@@ -156,6 +157,7 @@ class LlamaCpp(Engine):
     """`llama-server` of the native build."""
 
     config_class = LlamaCppConfig
+    logprobs = LlamaServerCompletion()
     metrics_path = "/metrics"
     prompt_counter = "llamacpp:prompt_tokens"
     generation_counter = "llamacpp:tokens_predicted"

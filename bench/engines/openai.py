@@ -17,6 +17,7 @@ from bench.engines.base import (
     SupportAnswer,
     engine,
 )
+from bench.engines.served_logprobs import OpenAiCompletions
 from bench.toolchains.toolchain import Toolchain
 
 _NO_SERVER = (
@@ -37,6 +38,7 @@ class OpenAi(Engine):
     """An attached server; of one whose make is known choose that engine with `engine.base_url`, which reads metrics."""
 
     config_class = OpenAiConfig
+    logprobs = OpenAiCompletions()
     has_program = False
 
     def serves(self, config: EngineConfig, model_format: str, load_method: str = "", packing: str = "") -> Support:

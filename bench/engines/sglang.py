@@ -28,6 +28,7 @@ from bench.engines.flags import Flag, common_argv
 from bench.engines.footprint import Footprint
 from bench.engines.gpu import has_gpu, require_gpu
 from bench.engines.metric_maps import SGLANG
+from bench.engines.served_logprobs import SglangGenerate
 from bench.engines.vllm import cache_bytes
 
 if TYPE_CHECKING:
@@ -132,6 +133,7 @@ class Sglang(Engine):
     """SGLang's `launch_server` with one model, started by a script that keeps the key out of the command line."""
 
     config_class = SglangConfig
+    logprobs = SglangGenerate()
     metrics_path = "/metrics"
     prompt_counter = "sglang:prompt_tokens"
     generation_counter = "sglang:generation_tokens"

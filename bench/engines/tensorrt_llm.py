@@ -32,6 +32,7 @@ from bench.engines.flags import Flag, common_argv, without_threads
 from bench.engines.footprint import Footprint
 from bench.engines.gpu import SCORING_HF, require_own_gpu
 from bench.engines.metric_maps import TENSORRT_LLM
+from bench.engines.served_logprobs import OpenAiCompletions
 from bench.toolchains.config import Accelerator
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class TensorRtLlm(Engine):
     """
 
     config_class = TensorRtLlmConfig
+    logprobs = OpenAiCompletions()
     metrics = TENSORRT_LLM
     flags: ClassVar[Mapping[str, Flag]] = FLAGS
     own_settings: ClassVar[Mapping[str, str]] = {**dict.fromkeys(_IN_FILE, ""), "cuda_graphs": "", "speculative": ""}

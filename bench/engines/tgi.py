@@ -28,6 +28,7 @@ from bench.engines.flags import Flag, common_argv, without_threads
 from bench.engines.footprint import Footprint
 from bench.engines.gpu import SCORING_HF, require_own_gpu
 from bench.engines.metric_maps import TGI
+from bench.engines.served_logprobs import TgiGenerate
 from bench.toolchains.config import Accelerator
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ class Tgi(Engine):
     """
 
     config_class = TgiConfig
+    logprobs = TgiGenerate()
     distribution = "text-generation-server"
     metrics_path = "/metrics"
     prompt_counter = "tgi_request_input_length_sum"

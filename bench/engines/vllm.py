@@ -30,6 +30,7 @@ from bench.engines.flags import Flag, common_argv
 from bench.engines.footprint import Footprint
 from bench.engines.gpu import accelerator_of, computes_on_gpu, require_gpu
 from bench.engines.metric_maps import VLLM
+from bench.engines.served_logprobs import VllmCompletions
 from bench.engines.vllm_reference import SAYS, lacks_kernel, reference_environment
 
 if TYPE_CHECKING:
@@ -171,6 +172,7 @@ class Vllm(Engine):
     """`vllm serve` with one model."""
 
     config_class = VllmConfig
+    logprobs = VllmCompletions()
     metrics_path = "/metrics"
     prompt_counter = "vllm:prompt_tokens"
     generation_counter = "vllm:generation_tokens"

@@ -31,6 +31,7 @@ from bench.engines.llama_cpp import (
     require_offload,
 )
 from bench.engines.metric_maps import LLAMA_CPP
+from bench.engines.served_logprobs import LlamaServerCompletion
 from bench.toolchains.config import Accelerator
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Xllamacpp(Engine):
     """`xllamacpp.Server` in a process of its own."""
 
     config_class = XllamacppConfig
+    logprobs = LlamaServerCompletion()
     has_program = False
     metrics_path = "/metrics"
     prompt_counter = "llamacpp:prompt_tokens"

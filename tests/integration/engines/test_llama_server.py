@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from bench.base.errors import CellFailure, FailureKind
+from bench.base.errors import CellFailure, FailureKind, UsageError
 from bench.base.progress import Progress
 from bench.engines.base import EngineConfig, Launch, ServedModel, engine_of
 from bench.engines.launch import launched
 from bench.engines.llama_cpp import CacheType, FlashAttention, LlamaCppConfig
+from bench.engines.served_logprobs import next_logprobs, prompt_logprobs, top_logprobs
 from quantize.schemes.gguf import GgufType
 from tests.integration.quantize.real_llama_cpp import artefact, toolchain
 
@@ -87,3 +89,20 @@ def test_a_cpu_build_that_is_asked_for_gpu_layers_is_a_failure(model: ServedMode
     assert caught.value.kind is FailureKind.CPU_FALLBACK
     assert "no usable GPU found" in caught.value.log_tail
     assert "CPU_Mapped model buffer size" in caught.value.log_tail, "the level of logging that tells was asked for"
+
+
+def test_the_likeliest_next_tokens_are_told_by_id_and_prompts_are_not(model: ServedModel, tmp_path: Path) -> None:
+    config = LlamaCppConfig(max_model_len=256, max_sequences=1, threads=1)
+    with launched(
+        engine_of(config), config, model, toolchain=toolchain(), log=tmp_path / "log", progress=Progress()
+    ) as endpoint:
+        ids = [504, 3575, 282, 4649, 314]
+        top = top_logprobs(endpoint, ids, 50)
+        assert len(top) == 50
+        assert 0.5 < sum(math.exp(logprob) for logprob in top.values()) <= 1.0 + 1e-6
+        likeliest = max(top, key=lambda token: top[token])
+        assert isinstance(likeliest, int)
+        found = next_logprobs(endpoint, ids, [likeliest, 0])
+        assert found == [pytest.approx(top[likeliest], abs=1e-4), None], "an unlikely token is not among those told"
+        with pytest.raises(UsageError, match="no log-probabilities of prompts"):
+            prompt_logprobs(endpoint, ids)

@@ -25,6 +25,7 @@ from bench.engines.health import HealthWatch
 from bench.engines.histogram import Histogram
 from bench.engines.launch import Endpoint, launched
 from bench.engines.metrics import Timing, read_sample
+from bench.engines.served_logprobs import next_logprobs, prompt_logprobs, top_logprobs
 from bench.engines.vllm import VllmConfig
 from quantize.run import ConfiguredToolchains
 from tests.integration.quantize.real_transformers import packaged_checkpoint
@@ -112,6 +113,21 @@ def own_ttft(endpoint: Endpoint) -> Histogram:
     found = read_sample(endpoint.engine.metrics, {"/metrics": text}).timings[Timing.TTFT]
     assert found is not None
     return found
+
+
+def test_its_log_probabilities_agree_however_they_are_asked_for(endpoint: Endpoint) -> None:
+    ids = [504, 3575, 282, 4649, 314]
+    of_prompt = prompt_logprobs(endpoint, ids)
+    assert len(of_prompt) == len(ids) - 1
+    stepwise = [next_logprobs(endpoint, ids[:end], [ids[end]])[0] for end in range(1, len(ids))]
+    assert stepwise == pytest.approx(of_prompt, abs=0.15), "kernels differ by the batch's size, in BF16"
+    top = top_logprobs(endpoint, ids, 5)
+    likeliest = max(top, key=lambda token: top[token])
+    assert isinstance(likeliest, int)
+    chosen = next_logprobs(endpoint, ids, [likeliest, ids[0]])
+    assert chosen[0] == pytest.approx(top[likeliest], abs=0.15)
+    assert chosen[1] is not None
+    assert chosen[1] < top[likeliest]
 
 
 def test_a_stopped_server_is_given_up_and_one_that_goes_on_is_not(endpoint: Endpoint) -> None:
