@@ -244,7 +244,7 @@ def test_a_scheme_that_needs_a_gpu_is_held_against_the_hardware_that_is_given(
     model = ("model=local", f"model.path={folder_of(tmp_path)}")
     overrides = (*model, "engine=vllm", "scheme=auto_gptq", "scheme.group_size=64")
     (there,) = fits(tmp_path, GPU, *overrides)
-    assert (there.support.answer, there.verdict) == (SupportAnswer.UNVERIFIED, Verdict.FITS)
+    assert (there.support.answer, there.verdict) == (SupportAnswer.YES, Verdict.FITS)
     (missing,) = fits(tmp_path, CPU, *overrides)
     assert missing.support.answer is SupportAnswer.NO
     assert "on an NVIDIA GPU only; use scheme=gptqmodel_gptq" in missing.support.reason
