@@ -21,6 +21,7 @@ from bench.load.config import Api, ClosedConfig, SyntheticConfig
 from bench.load.record import salvage
 from bench.load.run import run_scenario
 from bench.load.target import Target
+from bench.load.segments import END, read_records
 from bench.load.truth.launch import TruthServer
 
 TOKENS = 12
@@ -184,12 +185,11 @@ SCRIPT = textwrap.dedent(
 
 
 def await_segments(out: Path) -> None:
-    """Until a worker of the run in `out` records, and half a second more."""
-    deadline = time.monotonic() + 20
-    while not list((out / "raw").glob("*.seg")):
+    """Until the worker of the run in `out` has recorded thirty answers, however slow the machine is."""
+    deadline = time.monotonic() + 30
+    while sum(tag == END for tag, *_ in read_records(out / "raw", "*")) < 30:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    time.sleep(0.5)
 
 
 def workers_below(pid: int) -> list[psutil.Process]:
