@@ -20,8 +20,8 @@ from bench.base.files import read_json
 from bench.load.config import Api, ClosedConfig, SyntheticConfig
 from bench.load.record import salvage
 from bench.load.run import run_scenario
-from bench.load.target import Target
 from bench.load.segments import END, read_records
+from bench.load.target import Target
 from bench.load.truth.launch import TruthServer
 
 TOKENS = 12
