@@ -11,9 +11,6 @@ from bench.base.errors import UsageError
 from bench.engines.base import EngineConfig
 from bench.toolchains.config import Accelerator
 
-#: Where Hugging Face checkpoints are scored for engines that have no toolchain.
-SCORING_HF = "llmcompressor"
-
 
 def on_gpu(toolchain: str) -> bool:
     """Whether toolchain `toolchain` is for NVIDIA GPUs; raises UsageError when there is none of that name."""

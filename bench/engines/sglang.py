@@ -12,7 +12,6 @@ from bench.base.errors import FailureKind, UsageError
 from bench.base.schema import not_identity, schema
 from bench.engines.base import (
     Command,
-    Engine,
     EngineConfig,
     Launch,
     LogPattern,
@@ -28,11 +27,11 @@ from bench.engines.flags import Flag, common_argv
 from bench.engines.footprint import Footprint
 from bench.engines.gpu import has_gpu, require_gpu
 from bench.engines.metric_maps import SGLANG
+from bench.engines.scored_by_transformers import ScoredByTransformers
 from bench.engines.served_logprobs import SglangGenerate
 from bench.engines.vllm import cache_bytes
 
 if TYPE_CHECKING:
-    from bench.engines.scoring import Scorer
     from bench.toolchains.toolchain import Toolchain
 
 _SERVER = Path(__file__).with_name("workers") / "sglang_server.py"
@@ -129,7 +128,7 @@ class SglangConfig(EngineConfig):
 
 
 @engine("sglang")
-class Sglang(Engine):
+class Sglang(ScoredByTransformers):
     """SGLang's `launch_server` with one model, started by a script that keeps the key out of the command line."""
 
     config_class = SglangConfig
@@ -143,7 +142,6 @@ class Sglang(Engine):
     flags: ClassVar[Mapping[str, Flag]] = FLAGS
     own_settings: ClassVar[Mapping[str, str]] = {"speculative": "", "swap_space_gib": "engine.host_cache_gib"}
     load_methods: ClassVar[Mapping[str, str]] = {"fp8": "fp8"}
-    packing_toolchains: ClassVar[Mapping[str, str]] = {"gptq": "gptqmodel", "awq": "gptqmodel"}
 
     def support(self, config: EngineConfig, model_format: str) -> Support:
         """As the table says, and whether there is a driver."""
@@ -213,16 +211,6 @@ class Sglang(Engine):
             # Activations and CUDA graphs lie beside what the share counts; what the context takes is assumed.
             process_bytes=1 << 30,
         )
-
-    def scoring_toolchain(self, config: EngineConfig) -> str:
-        """llm-compressor's environment, whose transformers loads the same checkpoints on any machine."""
-        return "llmcompressor"
-
-    def scorer(self, config: EngineConfig, toolchain: Toolchain) -> Scorer:
-        """Full-vocabulary logits by transformers; the server gives none."""
-        from bench.engines.transformers_scoring import TransformersScorer
-
-        return TransformersScorer(toolchain)
 
 
 #: SGLang chooses both by the GPU's memory; these are in the middle of what it chooses.

@@ -16,7 +16,6 @@ from bench.base.errors import FailureKind
 from bench.base.schema import schema
 from bench.engines.base import (
     Command,
-    Engine,
     EngineConfig,
     Launch,
     LogPattern,
@@ -30,13 +29,13 @@ from bench.engines.base import (
 )
 from bench.engines.flags import Flag, common_argv, without_threads
 from bench.engines.footprint import Footprint
-from bench.engines.gpu import SCORING_HF, require_own_gpu
+from bench.engines.gpu import require_own_gpu
 from bench.engines.metric_maps import TENSORRT_LLM
+from bench.engines.scored_by_transformers import ScoredByTransformers
 from bench.engines.served_logprobs import OpenAiCompletions
 from bench.toolchains.config import Accelerator
 
 if TYPE_CHECKING:
-    from bench.engines.scoring import Scorer
     from bench.toolchains.toolchain import Toolchain
 
 OPTIONS_FILE = "trtllm_options.yaml"
@@ -95,7 +94,7 @@ class TensorRtLlmConfig(EngineConfig):
 
 
 @engine("tensorrt_llm")
-class TensorRtLlm(Engine):
+class TensorRtLlm(ScoredByTransformers):
     """`trtllm-serve serve` with one model.
 
     It checks no API key: whoever reaches the port may use it, so it listens on the loopback interface only. Its
@@ -107,7 +106,6 @@ class TensorRtLlm(Engine):
     metrics = TENSORRT_LLM
     flags: ClassVar[Mapping[str, Flag]] = FLAGS
     own_settings: ClassVar[Mapping[str, str]] = {**dict.fromkeys(_IN_FILE, ""), "cuda_graphs": "", "speculative": ""}
-    packing_toolchains: ClassVar[Mapping[str, str]] = {"gptq": "gptqmodel", "awq": "gptqmodel"}
     log_patterns: ClassVar[Sequence[LogPattern]] = (
         LogPattern(
             pattern=re.compile(
@@ -174,16 +172,6 @@ class TensorRtLlm(Engine):
     def request_name(self, model: ServedModel) -> str:
         """The folder's name, which is what it calls the model."""
         return model.path.name
-
-    def scoring_toolchain(self, config: EngineConfig) -> str:
-        """transformers' environment: the server gives no log-probabilities of whole vocabularies."""
-        return SCORING_HF
-
-    def scorer(self, config: EngineConfig, toolchain: Toolchain) -> Scorer:
-        """Full-vocabulary logits of the same checkpoint in transformers."""
-        from bench.engines.transformers_scoring import TransformersScorer
-
-        return TransformersScorer(toolchain)
 
     def footprint(self, config: EngineConfig) -> Footprint:
         """The KV cache takes its share of what the weights leave."""

@@ -14,7 +14,6 @@ from bench.base.errors import FailureKind, UsageError
 from bench.base.schema import schema
 from bench.engines.base import (
     Command,
-    Engine,
     EngineConfig,
     Launch,
     LogPattern,
@@ -26,13 +25,13 @@ from bench.engines.base import (
 )
 from bench.engines.flags import Flag, common_argv, without_threads
 from bench.engines.footprint import Footprint
-from bench.engines.gpu import SCORING_HF, require_own_gpu
+from bench.engines.gpu import require_own_gpu
 from bench.engines.metric_maps import TGI
+from bench.engines.scored_by_transformers import ScoredByTransformers
 from bench.engines.served_logprobs import TgiGenerate
 from bench.toolchains.config import Accelerator
 
 if TYPE_CHECKING:
-    from bench.engines.scoring import Scorer
     from bench.toolchains.toolchain import Toolchain
 
 #: Values of `--quantize`.
@@ -116,7 +115,7 @@ class TgiConfig(EngineConfig):
 
 
 @engine("tgi")
-class Tgi(Engine):
+class Tgi(ScoredByTransformers):
     """`text-generation-launcher` with one model.
 
     It is given no API key, which it would log and hand to its router in a command line: whoever reaches the port may
@@ -138,7 +137,6 @@ class Tgi(Engine):
         "bitsandbytes_nf4": "bitsandbytes-nf4",
         "bitsandbytes_int8": "bitsandbytes",
     }
-    packing_toolchains: ClassVar[Mapping[str, str]] = {"gptq": "gptqmodel", "awq": "gptqmodel"}
     log_patterns: ClassVar[Sequence[LogPattern]] = (
         LogPattern(
             pattern=re.compile(r"Not enough memory to handle|CUDA out of memory|OutOfMemoryError"),
@@ -226,16 +224,6 @@ class Tgi(Engine):
         if speculation is not None and (speculation.method != "ngram" or speculation.model is not None):
             reason = "engine.speculative: tgi speculates by ngram, or with the heads that a checkpoint itself has"
         return Support(answer=SupportAnswer.NO, reason=reason) if reason else found
-
-    def scoring_toolchain(self, config: EngineConfig) -> str:
-        """transformers' environment: the server gives no log-probabilities of whole vocabularies."""
-        return SCORING_HF
-
-    def scorer(self, config: EngineConfig, toolchain: Toolchain) -> Scorer:
-        """Full-vocabulary logits of the same checkpoint in transformers."""
-        from bench.engines.transformers_scoring import TransformersScorer
-
-        return TransformersScorer(toolchain)
 
     def footprint(self, config: EngineConfig) -> Footprint:
         """The share of a GPU's memory that it may fill, it fills."""
