@@ -143,7 +143,7 @@ def test_one_engine_is_shown_with_its_settings(tmp_path: Path) -> None:
     records = [json.loads(line) for line in lines]
     told = {record["format"]: record["answer"] for record in records if record["event"] == "support"}
     assert (told["load_eetq"], told["nvfp4"]) == ("unverified", "no")
-    assert {record["event"] for record in records} == {"support", "launch", "setting", "preset"}
+    assert {record["event"] for record in records} == {"support", "launch", "setting", "logprobs", "preset"}
 
 
 def test_the_parser_is_built_without_touching_the_configuration() -> None:
