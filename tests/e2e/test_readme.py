@@ -35,6 +35,10 @@ _LESS_OF = {
     "experiment=all_schemes": ("--dry-run",),
     "scheme=gptq_w4a16": ("scheme.calibration.samples=2", "scheme.calibration.length=64"),
     "verify": ("scheme=gguf_q8_0",),
+    "engine=vllm_cpu": (
+        *("scenarios.c1.requests=2", "~scenarios.c4", "workloads.default.output_tokens=4"),
+        *("tasks.perplexity.windows=1", "~tasks.divergence"),
+    ),
 }
 #: The default experiment with less to do.
 _LESS = (
