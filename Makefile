@@ -43,9 +43,9 @@ test-toolchains: env ## tests that need further toolchains (llm-compressor, vLLM
 test-archived: env ## on demand: gptqmodel, AutoAWQ and AutoGPTQ for real (20 minutes)
 	$(BIN)/python -m pytest -s -m archived tests/integration
 
-test-whole: env ## the main job's tests over the whole quickstart: ten kills, every README command (45 minutes)
+test-whole: env ## the whole quickstart, ten kills, every README command, four variants in vLLM (55 minutes)
 	QUANTBENCH_TEST_WHOLE=1 $(BIN)/python -m pytest -s tests/e2e/test_quickstart.py tests/e2e/test_kill_at_random.py \
-		tests/e2e/test_readme.py
+		tests/e2e/test_readme.py tests/integration/quantize/test_vllm_loads.py
 
 lock: env ## pin again what pyproject.toml and the toolchains ask for
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-header --python-version 3.11 \
