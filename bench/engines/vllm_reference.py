@@ -15,10 +15,16 @@ _OWN_KERNEL = "CPUWNA16LinearKernel"
 
 
 def lacks_kernel(processor: str | None = None) -> bool:
-    """Whether vLLM's wheel for CPUs has no kernel for 4-bit weights here. `processor` is /proc/cpuinfo's text."""
+    """Whether vLLM's wheel for CPUs has no kernel for 4-bit weights here. `processor` is /proc/cpuinfo's text.
+
+    False on other architectures, and where the system does not say.
+    """
     if platform.machine() != "x86_64":
         return False
-    said = Path("/proc/cpuinfo").read_text(encoding="utf-8") if processor is None else processor
+    try:
+        said = Path("/proc/cpuinfo").read_text(encoding="utf-8") if processor is None else processor
+    except OSError:
+        return False
     return "avx512f" not in said.split()
 
 
