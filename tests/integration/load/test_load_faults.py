@@ -20,7 +20,7 @@ from bench.base.files import read_json
 from bench.load.config import Api, ClosedConfig, SyntheticConfig
 from bench.load.record import salvage
 from bench.load.run import run_scenario
-from bench.load.segments import END, read_records
+from bench.load.segments import END, START, read_records
 from bench.load.target import Target
 from bench.load.truth.launch import TruthServer
 
@@ -184,10 +184,10 @@ SCRIPT = textwrap.dedent(
 )
 
 
-def await_segments(out: Path) -> None:
-    """Until the worker of the run in `out` has recorded thirty answers, however slow the machine is."""
+def await_records(out: Path, wanted: int, tag: int) -> None:
+    """Until the worker of the run in `out` has recorded so many, however slow the machine is."""
     deadline = time.monotonic() + 30
-    while sum(tag == END for tag, *_ in read_records(out / "raw", "*")) < 30:
+    while sum(found == tag for found, *_ in read_records(out / "raw", "*")) < wanted:
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -208,11 +208,13 @@ def running(truth: TruthServer, tmp_path: Path) -> Iterator[subprocess.Popen[byt
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    await_segments(tmp_path / "out")
-    yield process
-    if process.poll() is None:
-        process.kill()
-        process.wait()
+    try:
+        await_records(tmp_path / "out", 30, END)
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 def test_interrupt_keeps_what_was_measured(running: subprocess.Popen[bytes], tmp_path: Path) -> None:
@@ -292,10 +294,12 @@ def test_requests_that_were_only_cancelled_are_no_result(tmp_path: Path) -> None
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        await_segments(tmp_path / "out")
-        workers = workers_below(process.pid)
-        process.kill()
-        process.wait()
+        try:
+            await_records(tmp_path / "out", 4, START)
+        finally:
+            workers = workers_below(process.pid)
+            process.kill()
+            process.wait()
         psutil.wait_procs(workers, timeout=5)
     assert salvage(tmp_path / "out") is None
     assert list((tmp_path / "out" / "raw").glob("*.seg"))
