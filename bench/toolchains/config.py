@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from bench.base.compose import compose, conf_dir
 from bench.base.errors import UsageError
-from bench.base.schema import not_identity, schema
+from bench.base.schema import identity_when_changed, not_identity, schema
 
 MISSING: Any = "???"
 """OmegaConf's sign for a mandatory value, without importing it."""
@@ -32,6 +32,7 @@ class StepKind(StrEnum):
     uninstall = "uninstall"
     alias = "alias"
     fetch_source = "fetch_source"
+    edit_source = "edit_source"
     build_native = "build_native"
     install_source = "install_source"
     keep_source = "keep_source"
@@ -50,6 +51,8 @@ class Step:
     uninstall         `requirements`: names of distributions
     alias             `distribution`, `alias`: make an installed distribution known under a second name
     fetch_source      `lock`: one hash-pinned requirement whose source archive is unpacked for later steps
+    edit_source       `paths`: one file below `directory` of the source, in which `before`, which must stand there once,
+                      becomes `after`
     build_native      `directory` inside the source, CMake `options`, `accelerator_options`, `targets`
     install_source    `environment` during the installation of the unpacked source, which is not compiled again
     keep_source       `paths`: files and folders below `directory` of the source, kept as they are in `{prefix}/source`
@@ -67,6 +70,8 @@ class Step:
     accelerator_options: dict[str, dict[str, str]] = field(default_factory=dict)
     targets: list[str] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
+    before: str = identity_when_changed(default="")
+    after: str = identity_when_changed(default="")
     toolchain: str | None = None
     environment: dict[str, str] = field(default_factory=dict)
     only: Accelerator | None = None
@@ -88,6 +93,7 @@ _NEEDED_FIELDS: dict[StepKind, tuple[str, ...]] = {
     StepKind.uninstall: ("requirements",),
     StepKind.alias: ("distribution", "alias"),
     StepKind.fetch_source: ("lock",),
+    StepKind.edit_source: ("paths", "before"),
     StepKind.build_native: ("targets",),
     StepKind.keep_source: ("paths",),
     StepKind.reuse_native: ("toolchain",),

@@ -76,6 +76,26 @@ def keep_source(build: Build, step: Step) -> None:
     draft.rename(kept)
 
 
+def edit_source(build: Build, step: Step) -> None:
+    """Put `after` in the place of `before` in one file of the unpacked source; done already, nothing happens.
+
+    Raises ToolchainError when `before` does not stand there exactly once: the edit was written for another source.
+    """
+    (name,) = step.paths
+    path = build.source / step.directory / name
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if step.after in text:
+        return
+    if text.count(step.before) != 1:
+        raise ToolchainError(
+            f"toolchain {build.config.name}: {step.directory}/{name} of its source holds what shall be edited "
+            f"{text.count(step.before)} times, not once; was the edit written for another version?"
+        )
+    edited = path.with_name(f"{path.name}.edited")
+    edited.write_text(text.replace(step.before, step.after), encoding="utf-8")
+    edited.replace(path)
+
+
 def build_native(build: Build, step: Step) -> None:
     """Configure, compile the targets and keep programs and libraries together in `native/`, findable as they lie.
 

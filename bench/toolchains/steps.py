@@ -82,6 +82,7 @@ def touches_venv(step: Step | None) -> bool:
     """Whether an interruption of this step may leave the venv half changed; unknown steps are suspect."""
     return step is None or step.kind not in (
         StepKind.fetch_source,
+        StepKind.edit_source,
         StepKind.build_native,
         StepKind.keep_source,
         StepKind.reuse_native,
@@ -131,6 +132,12 @@ def _fetch_source(build: Build, step: Step) -> None:
     fetch_source(build, step)
 
 
+def _edit_source(build: Build, step: Step) -> None:
+    from bench.toolchains.native import edit_source
+
+    edit_source(build, step)
+
+
 def _build_native(build: Build, step: Step) -> None:
     from bench.toolchains.native import build_native
 
@@ -168,6 +175,7 @@ _ACTIONS: dict[StepKind, Callable[[Build, Step], None]] = {
     StepKind.uninstall: _uninstall,
     StepKind.alias: _alias,
     StepKind.fetch_source: _fetch_source,
+    StepKind.edit_source: _edit_source,
     StepKind.build_native: _build_native,
     StepKind.install_source: _install_source,
     StepKind.keep_source: _keep_source,

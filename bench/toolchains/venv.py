@@ -254,6 +254,7 @@ def describe_step(step: Step) -> str:
         StepKind.fetch_source: f"fetching {lock}",
         StepKind.build_native: f"building {', '.join(step.targets)} (this takes minutes)",
         StepKind.install_source: "installing the Python binding",
+        StepKind.edit_source: f"editing {', '.join(step.paths)}",
         StepKind.keep_source: f"keeping {', '.join(step.paths)}",
         StepKind.reuse_native: f"taking the programs of {step.toolchain}",
         StepKind.set_env: f"setting {', '.join(step.environment)}",

@@ -87,6 +87,21 @@ def test_only_the_named_parts_of_a_source_are_kept(tmp_path: Path) -> None:
     assert (kept / "tool.py").exists()
 
 
+def test_a_source_is_edited_once_and_only_where_the_text_stands_once(tmp_path: Path) -> None:
+    build = build_of(tmp_path)
+    tool = build.source / "vendor" / "tool.py"
+    tool.write_text("slow(); rest()\n")
+    edit = Step(kind=StepKind.edit_source, directory="vendor", paths=["tool.py"], before="slow();", after="fast();")
+    run_step(build, edit)
+    run_step(build, edit)
+    assert tool.read_text() == "fast(); rest()\n"
+    for text, count in (("slow(); slow();", 2), ("changed", 0)):
+        tool.write_text(text)
+        with pytest.raises(ToolchainError, match=f"what shall be edited {count} times, not once"):
+            run_step(build, edit)
+        assert tool.read_text() == text
+
+
 def test_build_jobs_follow_cores_memory_and_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     class Memory:
         available = 3_100_000_000
