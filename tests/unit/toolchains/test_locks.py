@@ -84,6 +84,7 @@ def test_what_workers_import_is_pinned() -> None:
         },
         "gptqmodel": {"gptqmodel", "transformers", "safetensors"},
         "autoawq": {"autoawq", "auto-gptq", "transformers", "safetensors"},
+        "lm_eval": {"lm-eval", "datasets", "transformers", "aiohttp", "tenacity"},
     }
     for name, distributions in needed.items():
         pinned = {pin for step in toolchains()[name].steps if step.lock for pin in pins(step.lock)}
