@@ -1,0 +1,93 @@
+"""Service level objectives: what a request, and a load as a whole, must keep to.
+
+A request meets an objective when it succeeds within every bound. A load holds it when the `percentile` of each metric
+stays within its bound and a `success` share of the requests succeeds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.base.clock import NS_PER_MS
+from bench.base.schema import schema
+from bench.load.outcome import Status
+from bench.load.table import MISSING, Mask, Table
+
+_PERCENTILES = (50.0, 90.0, 95.0, 99.0)
+_METRIC_OF = {"ttft_ms": "ttft", "itl_ms": "itl", "tpot_ms": "tpot", "e2e_ms": "e2e_latency"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """`statistic` of metric `tag` shall be no more than `limit_ms`."""
+
+    tag: str
+    statistic: str
+    limit_ms: float
+
+
+@schema("slo", "slo")
+@dataclass(frozen=True, kw_only=True)
+class SloConfig:
+    """Bounds in ms, null: none. With all null there is no objective.
+
+    `itl_ms` bounds the gaps between tokens, `tpot_ms` each request's mean of them; of a single request both bound its
+    mean. `percentile` is 50, 90, 95 or 99; `success` is a share from 0 to 1.
+    """
+
+    ttft_ms: float | None = None
+    itl_ms: float | None = None
+    tpot_ms: float | None = None
+    e2e_ms: float | None = None
+    percentile: float = 95.0
+    success: float = 0.99
+
+    def __post_init__(self) -> None:
+        for name in _METRIC_OF:
+            limit = getattr(self, name)
+            if limit is not None and not limit > 0:
+                raise ValueError(f"slo.{name}={limit} must be above 0, or null for no bound")
+        if self.percentile not in _PERCENTILES:
+            raise ValueError(f"slo.percentile={self.percentile:g}: write 50, 90, 95 or 99")
+        if not 0 < self.success <= 1:
+            raise ValueError(f"slo.success={self.success}: write a share above 0 up to 1, such as 0.99")
+
+    @property
+    def given(self) -> bool:
+        """Whether there is any bound."""
+        return any(getattr(self, name) is not None for name in _METRIC_OF)
+
+    def bounds(self) -> tuple[Bound, ...]:
+        """What a load as a whole is held to, beside `success`."""
+        limits = ((tag, getattr(self, name)) for name, tag in _METRIC_OF.items())
+        statistic = f"p{self.percentile:g}"
+        return tuple(Bound(tag=tag, statistic=statistic, limit_ms=limit) for tag, limit in limits if limit is not None)
+
+    def describe(self) -> str:
+        """In words: `TTFT p95 ≤ 500 ms, ITL p95 ≤ 50 ms, 99 % succeed`."""
+        said = [f"{_WORDS[bound.tag]} {bound.statistic} ≤ {bound.limit_ms:g} ms" for bound in self.bounds()]
+        return ", ".join([*said, f"{100 * self.success:g} % succeed"])
+
+
+_WORDS = {"ttft": "TTFT", "itl": "ITL", "tpot": "TPOT", "e2e_latency": "end to end"}
+
+
+def met(table: Table, slo: SloConfig) -> Mask:
+    """Requests that succeeded within every bound. A bound on a time that is not known is not met.
+
+    Goodput counts these (Zhong et al., DistServe, OSDI 2024): TTFT, mean time per output token and end-to-end each
+    within its bound. A request of one token has no time per output token: that bound does not concern it.
+    """
+    good: Mask = table.with_status(Status.ok) & (table.first_token_ns != MISSING)
+    if slo.ttft_ms is not None:
+        good &= table.first_token_ns - table.sent_ns <= slo.ttft_ms * NS_PER_MS
+    if slo.e2e_ms is not None:
+        good &= table.last_token_ns - table.sent_ns <= slo.e2e_ms * NS_PER_MS
+    per_token = [limit for limit in (slo.itl_ms, slo.tpot_ms) if limit is not None]
+    if per_token:
+        span = table.last_token_ns - table.first_token_ns
+        allowed = min(per_token) * NS_PER_MS * np.maximum(table.output_tokens - 1, 0)
+        good &= (table.output_tokens != MISSING) & ((table.output_tokens == 1) | (span <= allowed))
+    return good
