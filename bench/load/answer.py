@@ -45,6 +45,9 @@ class Answer:
         self.scheduled_ns = 0
         self.taken_ns = 0
         self.sent_ns = 0
+        self.left = (0, 0)
+        """When the kernel handed the request's last byte to the device, CLOCK_REALTIME ns (0: not told), and when that
+        was asked for, CLOCK_MONOTONIC ns."""
         self.events = 0
         self.prompt_tokens: int | None = None
         self.cached_tokens: int | None = None

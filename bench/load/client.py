@@ -10,7 +10,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from select import EPOLLIN, EPOLLOUT
+from select import EPOLLERR, EPOLLIN, EPOLLOUT
 from time import monotonic_ns
 
 from bench.base.clock import NS_PER_MS, NS_PER_S
@@ -20,7 +20,7 @@ from bench.load.connection import Connection, Dial, State
 from bench.load.framing import BadHttp
 from bench.load.outcome import GONE, End, ErrorKind
 from bench.load.schedule import Arrivals
-from bench.load.stamps import Reader
+from bench.load.stamps import Reader, transmit_stamps
 from bench.load.timer import Timer
 
 TICK_NS = 50 * NS_PER_MS
@@ -143,6 +143,8 @@ class Client:
         for descriptor, mask in events:
             connection = by_fd.get(descriptor)
             if connection is not None:
+                if mask & EPOLLERR and not (mask := self._left(connection, mask)):
+                    continue
                 if connection.state == State.receiving:
                     self._receive(connection)
                 else:
@@ -206,7 +208,16 @@ class Client:
         except OSError:
             self._lost(connection)
             return
+        if self._reader.stamps_sends:
+            self._left(connection, EPOLLERR)  # on loopback the stamp is there by now, elsewhere epoll will tell
         self._epoll.modify(connection.fd, EPOLLIN if everything else EPOLLIN | EPOLLOUT)
+
+    def _left(self, connection: Connection, mask: int) -> int:
+        """Record the stamps that a socket's error queue holds; what of `mask` is still to be handled."""
+        for stamp in transmit_stamps(connection.sock):
+            self._record.mark(segments.LEFT, connection.slot, monotonic_ns(), stamp=stamp)
+            mask &= ~EPOLLERR
+        return mask
 
     def _advance(self, connection: Connection, mask: int) -> None:
         """An event on a connection that is not (only) receiving."""

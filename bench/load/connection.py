@@ -8,10 +8,11 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from select import EPOLLIN, EPOLLOUT
 from typing import Any
 
 from bench.load.framing import Framing
+from bench.load.stamps import Stream
+from bench.load.tls import TlsStream
 
 
 class State(IntEnum):
@@ -57,7 +58,7 @@ class Connection:
         if dial.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         prepare(sock)
-        self.sock = sock
+        self.sock: Stream = sock
         self.fd = sock.fileno()
         self.state = State.connecting
         self.slot = -1
@@ -82,49 +83,49 @@ class Connection:
 
     def connect(self, dial: Dial) -> None:
         """Start connecting. Raises OSError when that fails at once."""
+        assert isinstance(self.sock, socket.socket)
         code = self.sock.connect_ex(dial.address)
         if code not in (0, errno.EINPROGRESS):
             raise OSError(code, errno.errorcode.get(code, "?"))
 
     def finish_connect(self, dial: Dial) -> None:
         """After the socket became writable: raises OSError when the connection failed; begins TLS if there is any."""
+        assert isinstance(self.sock, socket.socket)
         code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             raise OSError(code, errno.errorcode.get(code, "?"))
         if dial.context is None:
             self.state = State.sending
             return
-        # wrap_socket takes the descriptor over, so epoll keeps watching the same number.
-        self.sock = dial.context.wrap_socket(
-            self.sock, server_hostname=dial.server_name, do_handshake_on_connect=False, suppress_ragged_eofs=False
-        )
+        self.sock = TlsStream(self.sock, dial.context, dial.server_name)
         self.state = State.handshaking
 
     def handshake(self) -> int | None:
-        """One step of the TLS handshake: the epoll events to wait for, or None when it is done. Raises ssl.SSLError."""
-        assert isinstance(self.sock, ssl.SSLSocket)
-        try:
-            self.sock.do_handshake()
-        except ssl.SSLWantReadError:
-            return EPOLLIN
-        except ssl.SSLWantWriteError:
-            return EPOLLOUT
-        self.state = State.sending
-        return None
+        """One step of the TLS handshake: the epoll events to wait for, or None when it is done.
+
+        Raises ssl.SSLError, OSError.
+        """
+        assert isinstance(self.sock, TlsStream)
+        wanted = self.sock.handshake()
+        if wanted is None:
+            self.state = State.sending
+        return wanted
 
     def send(self) -> bool:
         """Hand as much as possible to the kernel; True when everything is. Raises OSError."""
         try:
             while self.outgoing:
                 self.outgoing = self.outgoing[self.sock.send(self.outgoing) :]
-        except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            if isinstance(self.sock, TlsStream):
+                self.sock.flush()
+        except BlockingIOError:
             return False
         self.state = State.receiving
         return True
 
     def buffered(self) -> bool:
         """Whether TLS holds decrypted bytes that epoll does not know of."""
-        return isinstance(self.sock, ssl.SSLSocket) and self.sock.pending() > 0
+        return isinstance(self.sock, TlsStream) and self.sock.pending()
 
     def close(self) -> None:
         self.sock.close()

@@ -32,6 +32,8 @@ class _Digest:
         self.rows: list[dict[str, Any]] = []
         self.done_kernel = array("q")
         self.done_user = array("q")
+        self.left_kernel = array("q")
+        self.left_user = array("q")
         self.delay_kernel = array("q")
         self.delay_user = array("q")
         self.pairs: list[tuple[int, int, int]] = []
@@ -59,6 +61,9 @@ class _Digest:
                 answer.scheduled_ns, answer.taken_ns = unpack_stamp(stamp)[0], ns
             elif tag == segments.SENT:
                 self.open[slot].sent_ns = ns
+            elif tag == segments.LEFT and slot in self.open:
+                seconds, rest = unpack_stamp(stamp)
+                self.open[slot].left = (seconds * 1_000_000_000 + rest, ns)  # of the request's last byte, in the end
             elif tag == segments.END:
                 self.close(self.open.pop(slot), payload.decode(), ns)
             elif tag == segments.CLOCK:
@@ -73,6 +78,8 @@ class _Digest:
         heard = answer.last_user_ns > 0
         self.done_kernel.append(answer.last_kernel_ns if heard else 0)
         self.done_user.append(answer.last_user_ns if heard else ns)
+        self.left_kernel.append(answer.left[0])
+        self.left_user.append(answer.left[1])
         self.coalesced += answer.coalesced_reads
         self.token_reads += answer.token_reads
         self.rows.append(
@@ -122,8 +129,12 @@ def digest(directory: Path, stem: str, *, unfinished: str = ErrorKind.client.val
 
     first, last = _first_and_last(events)
     done = stamps(pass_.done_kernel, pass_.done_user)
+    left_kernel = np.array(pass_.left_kernel, dtype=np.int64)
+    left, left_trusted = clock.monotonic_ns(left_kernel, np.array(pass_.left_user, dtype=np.int64))
+    left[(left_kernel == 0) | ~left_trusted] = 0
     with (directory / f"{stem}.requests.jsonl").open("wb") as stream:
-        for row, done_ns in zip(pass_.rows, done.tolist(), strict=True):
+        for row, done_ns, left_ns in zip(pass_.rows, done.tolist(), left.tolist(), strict=True):
+            row["sent_kernel_ns"] = left_ns or None
             row["first_token_ns"] = first.get(row["slot"])
             row["last_token_ns"] = last.get(row["slot"])
             row["done_ns"] = done_ns

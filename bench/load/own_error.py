@@ -52,10 +52,12 @@ def describe_own_error(
     reads = sum(int(figures["reads"]) for figures in own)
     token_reads = sum(int(figures["token_reads"]) for figures in own)
     rows = sample.ordered(table.sent_ns != MISSING)
+    left = table.sent_kernel_ns != MISSING
     return {
         "time_source": time_source,
         "read_delay_us": _spread_us(delays_ns),
         "schedule_slip_us": _spread_us(table.taken_ns[rows] - table.scheduled_ns[rows]),
+        "send_delay_us": _spread_us(table.sent_kernel_ns[left] - table.sent_ns[left]),
         "delivered_share": delivered_share(sample, scenario),
         "coalesced_reads_share": _ratio(sum(int(figures["coalesced_reads"]) for figures in own), token_reads),
         "unstamped_reads_share": _ratio(sum(int(figures["unstamped_reads"]) for figures in own), reads),

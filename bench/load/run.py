@@ -107,11 +107,9 @@ def _prepare(
 ) -> _Plan:
     address = parse_url(target.url)
     family, socket_address = address.connect(scenario.connect_s)
-    available = kernel_stamps_available(tls=address.tls, family=family)
+    available = kernel_stamps_available(family=family)
     if scenario.time_source is TimeSource.kernel and not available:
-        raise UsageError(
-            "scenario.time_source=kernel: no kernel stamps for TLS, Unix sockets, or outside Linux; use auto"
-        )
+        raise UsageError("scenario.time_source=kernel: no kernel stamps for Unix sockets or outside Linux; use auto")
     return _Plan(
         name=name,
         repeat=repeat,

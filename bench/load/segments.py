@@ -9,6 +9,7 @@ A record is a header of 33 bytes and a payload:
     DATA   ns = just after the read returned;       stamp = the kernel's struct timespec of the read, or zeros
     END    ns = when the end was seen;              payload = a value of End or ErrorKind
     CLOCK  ns = CLOCK_MONOTONIC of a sampled pair;  stamp = CLOCK_REALTIME ns i64, uncertainty ns i64
+    LEFT   ns = when the stamp was fetched;         stamp = the kernel's struct timespec of handing bytes to the device
 
 Files are preallocated with zeros, and a header is written after its payload, so a tag of 0 is the end of what is whole.
 """
@@ -26,7 +27,7 @@ HEADER = struct.Struct("<BIq16sI")
 PAIR = struct.Struct("<qq")
 NO_STAMP = bytes(16)
 
-START, SENT, DATA, END, CLOCK = 1, 2, 3, 4, 5
+START, SENT, DATA, END, CLOCK, LEFT = 1, 2, 3, 4, 5, 6
 
 READ_BYTES = 64 * 1024
 SEGMENT_BYTES = 8 * 1024 * 1024

@@ -1,32 +1,43 @@
 """Reading a socket into the recording, with the time the bytes arrived.
 
-The kernel's stamp (SO_TIMESTAMPNS, see socket(7)) is taken when a packet reaches the host, however late the read comes.
-Where it cannot be had, the stamp of the read itself must do, and the client's own delay is in every figure.
+The kernel's stamps (SO_TIMESTAMPING, see Documentation/networking/timestamping.rst of Linux) are taken when a packet
+reaches the host, however late the read comes, and when a request is handed to the network device. Where they cannot be
+had, the stamp of the read itself must do, and the client's own delay is in every figure.
 """
 
 from __future__ import annotations
 
 import socket
-import ssl
 import sys
+from collections.abc import Iterator
 from typing import Protocol
 
 from bench.load.segments import HEADER, NO_STAMP, READ_BYTES, SegmentWriter
+from bench.load.tls import TlsStream
 
-SO_TIMESTAMPNS = 35
+SO_TIMESTAMPING = 37
+TX_SOFTWARE, RX_SOFTWARE, REPORT_SOFTWARE, STAMP_ONLY = 1 << 1, 1 << 3, 1 << 4, 1 << 11
+_FLAGS = TX_SOFTWARE | RX_SOFTWARE | REPORT_SOFTWARE | STAMP_ONLY
 _ANCILLARY_BYTES = 64
+"""Room for one `struct scm_timestamping`: three timespecs, the software stamp first."""
+_ERROR_BYTES = 256
+_STAMP_BYTES = 16
+
+Stream = socket.socket | TlsStream
 
 
 class Reader(Protocol):
     """Reads what has arrived on a socket, stamps and records it."""
 
     name: str
+    stamps_sends: bool
+    """Whether the kernel leaves stamps of what was sent in the error queue of a prepared socket."""
 
     def prepare(self, sock: socket.socket) -> None:
         """Called once on a fresh socket."""
         ...
 
-    def read(self, sock: socket.socket, slot: int, record: SegmentWriter) -> bytes | None:
+    def read(self, sock: Stream, slot: int, record: SegmentWriter) -> bytes | None:
         """One read: the bytes (recorded), b"" at the end of the stream, None when there is nothing to read.
 
         Raises OSError when the connection is lost.
@@ -35,14 +46,15 @@ class Reader(Protocol):
 
 
 class KernelReader:
-    """Plain sockets with receive stamps from the kernel, CLOCK_REALTIME."""
+    """Stamps from the kernel, CLOCK_REALTIME; of TLS those of the encrypted bytes."""
 
     name = "kernel"
+    stamps_sends = True
 
     def prepare(self, sock: socket.socket) -> None:
-        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, _FLAGS)
 
-    def read(self, sock: socket.socket, slot: int, record: SegmentWriter) -> bytes | None:
+    def read(self, sock: Stream, slot: int, record: SegmentWriter) -> bytes | None:
         record.make_room()
         start = record.position + HEADER.size
         try:
@@ -51,34 +63,45 @@ class KernelReader:
             return None
         if not length:
             return b""
-        return record.data(slot, ancillary[0][2] if ancillary else NO_STAMP, length)
+        return record.data(slot, ancillary[0][2][:_STAMP_BYTES] if ancillary else NO_STAMP, length)
 
 
 class UserReader:
-    """Plain sockets or TLS, stamped when the read returns."""
+    """Stamped when the read returns."""
 
     name = "user"
+    stamps_sends = False
 
     def prepare(self, sock: socket.socket) -> None:
         """Nothing to ask of the kernel."""
 
-    def read(self, sock: socket.socket, slot: int, record: SegmentWriter) -> bytes | None:
+    def read(self, sock: Stream, slot: int, record: SegmentWriter) -> bytes | None:
         record.make_room()
         start = record.position + HEADER.size
         try:
             length = sock.recv_into(record.view[start : start + READ_BYTES])
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        except BlockingIOError:
             return None
-        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-            return b""
         if not length:
             return b""
         return record.data(slot, NO_STAMP, length)
 
 
-def kernel_stamps_available(*, tls: bool, family: int) -> bool:
-    """Whether this system stamps receives on such sockets: 64-bit Linux, TCP, no TLS above it."""
-    return sys.platform == "linux" and sys.maxsize > 2**32 and not tls and family in (socket.AF_INET, socket.AF_INET6)
+def transmit_stamps(sock: Stream) -> Iterator[bytes]:
+    """The stamps (struct timespec) of what the device was handed since the last call, emptying the error queue."""
+    while True:
+        try:
+            _, ancillary, _, _ = sock.recvmsg(0, _ERROR_BYTES, socket.MSG_ERRQUEUE)
+        except OSError:  # empty, or the socket is broken: the next read tells
+            return
+        for level, kind, value in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPING):
+                yield value[:_STAMP_BYTES]
+
+
+def kernel_stamps_available(*, family: int) -> bool:
+    """Whether this system stamps receives on such sockets: 64-bit Linux, TCP."""
+    return sys.platform == "linux" and sys.maxsize > 2**32 and family in (socket.AF_INET, socket.AF_INET6)
 
 
 def stamping_keeper() -> socket.socket:
@@ -87,5 +110,5 @@ def stamping_keeper() -> socket.socket:
     The first socket to ask switches it on for the whole host, a moment later; without this the first reads had none.
     """
     keeper = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    keeper.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+    keeper.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, _FLAGS)
     return keeper

@@ -25,7 +25,10 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """One row a request, in order of slot. `taken_ns`: when the client took the request up; `done_ns`: last byte."""
+    """One row a request, in order of slot. `taken_ns`: when the client took the request up; `sent_ns`: just before its
+    first byte was handed to the kernel; `sent_kernel_ns`: when the kernel handed its last byte to the network device
+    (missing where it does not tell); `done_ns`: last byte of the answer.
+    """
 
     slot: Ints
     main: Mask
@@ -33,6 +36,7 @@ class Table:
     scheduled_ns: Ints
     taken_ns: Ints
     sent_ns: Ints
+    sent_kernel_ns: Ints
     first_token_ns: Ints
     last_token_ns: Ints
     done_ns: Ints
@@ -82,6 +86,7 @@ def make_table(rows: Iterable[dict[str, Any]], *, warmup: int) -> Table:
         scheduled_ns=ints("scheduled_ns"),
         taken_ns=ints("taken_ns"),
         sent_ns=ints("sent_ns"),
+        sent_kernel_ns=ints("sent_kernel_ns"),
         first_token_ns=ints("first_token_ns"),
         last_token_ns=ints("last_token_ns"),
         done_ns=ints("done_ns"),
@@ -140,6 +145,7 @@ def write_parquet(table: Table, events: Events, out: Path, *, scenario: str, rep
             "scheduled_ns": ints(table.scheduled_ns, nanoseconds),
             "taken_ns": ints(table.taken_ns, nanoseconds),
             "sent_ns": ints(table.sent_ns, nanoseconds),
+            "sent_kernel_ns": ints(table.sent_kernel_ns, nanoseconds),
             "first_token_ns": ints(table.first_token_ns, nanoseconds),
             "last_token_ns": ints(table.last_token_ns, nanoseconds),
             "done_ns": ints(table.done_ns, nanoseconds),

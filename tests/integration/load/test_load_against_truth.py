@@ -72,6 +72,8 @@ def test_first_tokens_and_gaps_are_those_of_the_servers_log(
         sent = times[row["request_id"]]
         received = np.array([event["ns"] for event in events if event["request_id"] == row["request_id"]])
         assert len(received) == len(sent) - 1 == TOKENS
+        if source is TimeSource.kernel:  # the request left after it was handed over, and before it arrived
+            assert row["sent_ns"] < row["sent_kernel_ns"] < sent[0] + 50_000
         true_first.append(sent[1] - sent[0])
         true_gaps += list(np.diff(sent[1:]))
         first_errors.append((row["first_token_ns"] - row["sent_ns"]) - (sent[1] - sent[0]))
@@ -115,7 +117,7 @@ def test_files_hold_what_the_contract_names(truth: TruthServer, tmp_path: Path) 
     assert {row["prompt_tokens"] for row in rows} == {12}
     assert summary["prompts"]["exact"]
     for row in rows:
-        steps = ("scheduled", "taken", "sent", "first_token", "last_token", "done")
+        steps = ("scheduled", "taken", "sent", "sent_kernel", "first_token", "last_token", "done")
         times = [row[f"{step}_ns"] for step in steps]
         assert times == sorted(times)
         assert row["output_tokens"] == row["events"] == TOKENS

@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 import socket
 import ssl
+import statistics
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,9 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.base.clock import NS_PER_MS, NS_PER_S
+from bench.base.progress import Progress
 from bench.load import segments
 from bench.load.client import Client, Deadlines
-from bench.load.config import ClosedConfig, SyntheticConfig
+from bench.load.command import run_load
+from bench.load.config import ClosedConfig, EndpointConfig, LoadRunConfig, SyntheticConfig, TimeSource
 from bench.load.connection import Dial
 from bench.load.run import run_scenario
 from bench.load.schedule import ClosedArrivals
@@ -35,8 +39,11 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding
 Wrap = Callable[[socket.socket], socket.socket]
 
 
-def serve(connection: socket.socket) -> None:
-    """Answer every request on a connection with the same stream."""
+Log = dict[int, list[int]]
+
+
+def serve(connection: socket.socket, log: Log) -> None:
+    """Answer every request on a connection with the same stream; `log` gets when each event was sent, by request."""
     received = b""
     while data := connection.recv(65536):
         received += data
@@ -45,8 +52,12 @@ def serve(connection: socket.socket) -> None:
         if not found or len(body) < length:
             continue
         received = b""
+        request_id = head.lower().partition(b"x-request-id: ")[2].split(b"\r\n")[0]
+        times = log.setdefault(int(request_id.rpartition(b"-")[2] or 0), [])
         connection.sendall(HEAD)
         for event in EVENTS:
+            time.sleep(0.002)
+            times.append(time.monotonic_ns())
             connection.sendall(b"%x\r\n%b\r\n" % (len(event), event))
         connection.sendall(b"0\r\n\r\n")
 
@@ -54,54 +65,89 @@ def serve(connection: socket.socket) -> None:
 @contextmanager
 def serving(
     listener: socket.socket, wrap: Callable[[socket.socket], socket.socket] = lambda plain: plain
-) -> Iterator[None]:
-    """A canned engine behind `listener`, one thread a connection."""
+) -> Iterator[Log]:
+    """A canned engine behind `listener`, one thread a connection; gives its log."""
+    log: Log = {}
 
     def talk(plain: socket.socket) -> None:
         with suppress(OSError), plain, wrap(plain) as connection:
-            serve(connection)
+            serve(connection, log)
 
     def accept() -> None:
         with suppress(OSError):
             while True:
                 connection, _ = listener.accept()
+                if connection.family != socket.AF_UNIX:
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 threading.Thread(target=talk, args=(connection,), daemon=True).start()
 
     thread = threading.Thread(target=accept, daemon=True)
     thread.start()
     try:
-        yield
+        yield log
     finally:
         listener.shutdown(socket.SHUT_RDWR)
         thread.join(5)
 
 
-def assert_answered(url: str, out: Path, *, time_source: str, ca_file: str | None = None) -> None:
+def assert_timed(
+    url: str, log: Log, out: Path, *, ca_file: str | None = None, source: TimeSource = TimeSource.auto, used: str
+) -> None:
+    """Everything is answered, and received when it was sent."""
     workload = SyntheticConfig(output_tokens=2, input_tokens=4, tokenize=False)
-    target = Target(url=url, model="m", ca_file=ca_file)
-    summary = run_scenario(target, ClosedConfig(concurrency=2, requests=8, warmup=0), workload, out)
+    scenario = ClosedConfig(concurrency=2, requests=24, warmup=0, time_source=source)
+    log.clear()
+    summary = run_scenario(Target(url=url, model="m", ca_file=ca_file), scenario, workload, out)
     assert summary["errors"] == {}
-    assert summary["own_error"]["time_source"] == time_source
-    assert pq.read_table(out / "requests.parquet").column("output_tokens").to_pylist() == [2] * 8
+    assert summary["own_error"]["time_source"] == used
+    assert summary["own_error"]["unstamped_reads_share"] == (0.0 if used == "kernel" else 1.0)
+    rows = pq.read_table(out / "requests.parquet").to_pylist()
+    assert [row["output_tokens"] for row in rows] == [2] * 24
+    assert all((row["sent_kernel_ns"] is not None) == (used == "kernel") for row in rows)
+    late = [row["first_token_ns"] - log[row["request_id"]][0] for row in rows]
+    late += [row["last_token_ns"] - log[row["request_id"]][1] for row in rows]
+    # Server and client share this machine's cores with whatever else runs, hence the median, and room.
+    assert min(late) > -50_000
+    assert statistics.median(late) < 2_000_000
 
 
 def test_unix_socket(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "e.sock"))
         listener.listen()
-        with serving(listener):
-            assert_answered(f"unix:{tmp_path}/e.sock", tmp_path / "out", time_source="user")
+        with serving(listener) as log:
+            assert_timed(f"unix:{tmp_path}/e.sock", log, tmp_path / "out", used="user")
 
 
-def test_ipv6(tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", [TimeSource.auto, TimeSource.user])
+def test_ipv6(tmp_path: Path, source: TimeSource) -> None:
     with socket.socket(socket.AF_INET6) as listener:
         try:
             listener.bind(("::1", 0))
         except OSError:
             require(False, "IPv6 on the loopback interface")
         listener.listen()
-        with serving(listener):
-            assert_answered(f"http://[::1]:{listener.getsockname()[1]}", tmp_path / "out", time_source="kernel")
+        with serving(listener) as log:
+            url = f"http://[::1]:{listener.getsockname()[1]}"
+            used = "user" if source is TimeSource.user else "kernel"
+            assert_timed(url, log, tmp_path / "out", source=source, used=used)
+
+
+def test_proxies_of_the_environment_are_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as listener, serving(listener) as log:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        config = LoadRunConfig(
+            endpoint=EndpointConfig(url=url, model="m"),
+            scenario=ClosedConfig(requests=2, warmup=0),
+            workload=SyntheticConfig(output_tokens=2, input_tokens=4),
+            out=str(tmp_path / "out"),
+        )
+        assert run_load(config, Progress())["requests"]["ok"] == 2
+        assert len(log) >= 2
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:
@@ -119,9 +165,10 @@ def test_tls(tmp_path: Path) -> None:
     context.load_cert_chain(cert, key)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        with serving(listener, lambda plain: context.wrap_socket(plain, server_side=True)):
+        with serving(listener, lambda plain: context.wrap_socket(plain, server_side=True)) as log:
             url = f"https://localhost:{port}"
-            assert_answered(url, tmp_path / "out", time_source="user", ca_file=str(cert))
+            assert_timed(url, log, tmp_path / "kernel", ca_file=str(cert), used="kernel")
+            assert_timed(url, log, tmp_path / "user", ca_file=str(cert), source=TimeSource.user, used="user")
             scenario = ClosedConfig(requests=3, warmup=0)
             untrusted = run_scenario(
                 Target(url=url, model="m"), scenario, SyntheticConfig(tokenize=False), tmp_path / "untrusted"
@@ -170,7 +217,7 @@ def test_a_connection_that_is_never_accepted_times_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [200, 3_000_000])
-def test_requests_of_any_size_arrive_whole(tmp_path: Path, size: int) -> None:
+def test_requests_of_any_size_arrive_whole_and_are_stamped(tmp_path: Path, size: int) -> None:
     received: list[int] = []
 
     def count(connection: socket.socket) -> socket.socket:
@@ -196,3 +243,8 @@ def test_requests_of_any_size_arrive_whole(tmp_path: Path, size: int) -> None:
         client.close()
     record.close()
     assert received == [size]
+    sent, *left = [
+        found for found in segments.read_records(tmp_path, "w") if found[0] in (segments.SENT, segments.LEFT)
+    ]
+    assert sent[0] == segments.SENT
+    assert left

@@ -160,7 +160,7 @@ def test_what_was_measured_before_the_death_is_kept(tmp_path: Path) -> None:
         run = subprocess.Popen(
             [sys.executable, "-c", SCRIPT, server.url, str(tmp_path / "out"), "20000"], cwd=Path(__file__).parents[3]
         )
-        await_segments(tmp_path / "out")
+        await_records(tmp_path / "out", 30, END)
         server.process.kill()
         assert run.wait(30) == 0
     summary = read_json(tmp_path / "out" / "summary.json")

@@ -50,6 +50,7 @@ def request(
         "scheduled_ns": int(sent_ms * MS) - 2 * MS,
         "taken_ns": int(sent_ms * MS) - MS,
         "sent_ns": int(sent_ms * MS),
+        "sent_kernel_ns": None,
         "first_token_ns": times[0] if times else None,
         "last_token_ns": times[-1] if times else None,
         "done_ns": (times[-1] if times else int(sent_ms * MS)) + MS,
