@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from bench.quality.intervals import share_interval, t_quantile, token_standard_error, window_interval
+from bench.quality.intervals import share_interval, token_standard_error, window_interval
+from bench.quality.statistics.student import t_quantile
 
 
 @pytest.mark.parametrize(
