@@ -33,6 +33,10 @@ class Reason(StrEnum):
     BACKLOG_GROWING = ("backlog_growing", "The asked rate is above capacity, there is no steady state: lower the rate.")
     NO_USAGE = ("no_usage", "The endpoint reports no usage, so tokens are unknown: enable usage or name a tokenizer.")
     TOKEN_MISMATCH = ("token_mismatch", "Counted tokens differ from the server's counter: see the raw requests.")
+    USAGE_MISMATCH = (
+        "usage_mismatch",
+        "The endpoint's usage disagrees with the tokens in its answers: do not trust token counts before that is mended.",
+    )
     SHORT_OUTPUT = ("short_output", "The model ended before the asked length: use ignore_eos or another prompt.")
     PREFIX_CACHED = ("prefix_cached", "Prompts hit the prefix cache: TTFT is flattered; use unique prompts.")
     SCORING_BUILD_DIFFERS = (

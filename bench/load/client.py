@@ -26,6 +26,8 @@ from bench.load.timer import Timer
 TICK_NS = 50 * NS_PER_MS
 IDLE_NS = 4 * NS_PER_S
 """Servers close idle connections after 5 s and more; younger ones are safe to use again."""
+ANSWER_LIMIT = 256 * 1024 * 1024
+"""Bytes of one body; a server that floods would fill the disk. Looked at every 50 ms."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,8 @@ class Tally:
 class Client:
     """Sends what `arrivals` says and records what comes back.
 
-    `request_bytes(slot)` gives the whole request. `on_tick(now_ns)` is called about every 50 ms.
+    `request_bytes(slot)` gives the whole request. `on_tick(now_ns)` is called about every 50 ms. Where `keep(slot)` says
+    so, `on_kept(slot, reads, end)` is given the reads of an answer at its end; it must not take long.
     """
 
     def __init__(
@@ -69,8 +72,12 @@ class Client:
         request_bytes: Callable[[int], bytes],
         breaker: int,
         on_tick: Callable[[int], None] = lambda _: None,
+        keep: Callable[[int], bool] = lambda _: False,
+        on_kept: Callable[[int, list[bytes], str], None] = lambda _slot, _reads, _end: None,
     ) -> None:
         self.tally = Tally()
+        self._keeps = keep
+        self._on_kept = on_kept
         self.broken = False
         self._dial = dial
         self._reader = reader
@@ -92,11 +99,12 @@ class Client:
         self._next_tick_ns = 0
         self._next_pair_ns = 0
         self._arrivals: Arrivals | None = None
+        self._watched: dict[int, Callable[[], None]] = {}
 
     def watch(self, descriptor: int, on_readable: Callable[[], None]) -> None:
         """Call `on_readable` from the loop whenever `descriptor` is readable."""
         self._epoll.register(descriptor, EPOLLIN)
-        self._watched = (descriptor, on_readable)
+        self._watched[descriptor] = on_readable
 
     def stop(self) -> None:
         """Send nothing more and cancel what is in flight."""
@@ -151,8 +159,8 @@ class Client:
                     self._advance(connection, mask)
             elif descriptor == self._timer.fd:
                 self._timer.acknowledge()
-            elif descriptor == self._watched[0]:
-                self._watched[1]()
+            elif descriptor in self._watched:
+                self._watched[descriptor]()
         for connection in self._retired:
             connection.close()
         self._retired.clear()
@@ -183,14 +191,14 @@ class Client:
         while self._idle:
             connection = self._idle.pop()
             if now - connection.last_ns < IDLE_NS:
-                connection.begin(slot, outgoing, now)
+                connection.begin(slot, outgoing, now, keep=self._keeps(slot))
                 connection.state = State.sending
                 self._active[slot] = connection
                 self._send(connection)
                 return
             self._drop(connection)
         connection = Connection(self._dial, self._reader.prepare)
-        connection.begin(slot, outgoing, now)
+        connection.begin(slot, outgoing, now, keep=self._keeps(slot))
         self._active[slot] = connection
         self._by_fd[connection.fd] = connection
         self._epoll.register(connection.fd, EPOLLOUT)
@@ -257,6 +265,8 @@ class Client:
                     self._lost(connection)
                 return
             connection.answered = True
+            if connection.kept is not None:
+                connection.kept.append(data)
             if connection.framing.feed(data):
                 whole = connection.state == State.receiving
                 self._end(connection, End.complete, connection.last_ns, reuse=whole and connection.framing.keep_alive)
@@ -295,7 +305,9 @@ class Client:
             self._drop(connection)
         self._count(kind, connection.framing.status)
         if self._arrivals is not None:
-            self._arrivals.finished(now)
+            self._arrivals.finished(connection.slot, now)
+            if connection.kept is not None:
+                self._on_kept(connection.slot, connection.kept, kind.value)
             self._launch(now)
 
     def _drop(self, connection: Connection) -> None:
@@ -341,6 +353,8 @@ class Client:
             return ErrorKind.connect_timeout if now - connection.taken_ns > deadlines.connect_ns else None
         if now - connection.sent_ns > deadlines.total_ns:
             return ErrorKind.total_timeout
+        if connection.framing.body_bytes > ANSWER_LIMIT:
+            return ErrorKind.too_large
         if not connection.framing.body_bytes:
             return ErrorKind.first_token_timeout if now - connection.sent_ns > deadlines.first_token_ns else None
         return ErrorKind.stall_timeout if now - connection.last_ns > deadlines.stall_ns else None

@@ -46,6 +46,8 @@ class ErrorKind(StrEnum):
     """Bytes that are no HTTP/1.1 answer, or broken chunking."""
     bad_json = "bad_json"
     """An event whose data is no JSON object, or no UTF-8."""
+    too_large = "too_large"
+    """An event of more than 16 MiB, or an answer of more than 256 MiB."""
     client = "client"
     """The worker that sent the request died."""
 

@@ -14,7 +14,7 @@ from bench.base.validity import Reason
 from bench.load.config import ClosedConfig, OpenConfig, ScenarioConfig, WorkloadConfig
 from bench.load.metrics import METRICS, Metric, Need, Sample, single_tokens_known
 from bench.load.outcome import Status
-from bench.load.table import MISSING, Floats, Ints
+from bench.load.table import MISSING, Floats, Ints, Mask
 
 # Bounds beyond which a figure is not to be believed.
 DELAY_NS = 10 * NS_PER_MS
@@ -24,6 +24,7 @@ DELIVERED_SHARE = 0.98
 ERROR_SHARE = 0.01
 CACHED_SHARE = 0.05
 UNKNOWN_EVENTS_SHARE = 0.05
+USAGE_SHARE = 0.01
 USER_TIME_BUSY_SHARE = 0.5
 
 LATENCIES = frozenset(tag for tag, metric in METRICS.items() if metric.spread is not None)
@@ -156,6 +157,8 @@ def _of_the_answers(sample: Sample, workload: WorkloadConfig) -> Iterable[Findin
     if (table.output_tokens[ok] == MISSING).any() or (table.prompt_tokens[ok] == MISSING).any():
         yield Finding(reason=Reason.NO_USAGE, tags=_needing(Need.usage))
     known = ok & (table.output_tokens != MISSING)
+    if usage_disagrees(sample, known).sum() > USAGE_SHARE * known.sum():
+        yield Finding(reason=Reason.USAGE_MISMATCH, tags=_needing(Need.usage))
     if workload.ignore_eos and (table.output_tokens[known] < workload.output_tokens).any():
         yield Finding(reason=Reason.SHORT_OUTPUT, tags=frozenset({"e2e_latency"}) | RATES)
     cached = window.measured & (table.cached_tokens != MISSING) & (table.prompt_tokens != MISSING)
@@ -168,6 +171,15 @@ def _of_the_answers(sample: Sample, workload: WorkloadConfig) -> Iterable[Findin
     unknown = several & ~single_tokens_known(sample)
     if unknown.sum() > UNKNOWN_EVENTS_SHARE * several.sum():
         yield Finding(reason=Reason.MULTI_TOKEN_EVENTS, tags=_needing(Need.tokens_per_event))
+
+
+def usage_disagrees(sample: Sample, rows: Mask) -> Mask:
+    """Which of `rows` report fewer tokens than they carried: a token-bearing event is one at least, or the tokens that
+    the events themselves tell.
+    """
+    table, events = sample.table, sample.events
+    carried = np.bincount(np.searchsorted(table.slot, events.slot), np.maximum(events.tokens, 1), minlength=len(table))
+    return rows & (carried > table.output_tokens)
 
 
 def flattered_by_cache(share: float) -> frozenset[str]:

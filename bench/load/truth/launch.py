@@ -52,7 +52,7 @@ def build() -> Path:
 
 
 class TruthServer:
-    """A running truth server on loopback. `cpu` pins it to one core. Use as a context manager."""
+    """A running truth server on loopback. `cpu` pins it to one core; `port` 0 takes a free one. A context manager."""
 
     def __init__(
         self,
@@ -61,13 +61,14 @@ class TruthServer:
         itl_ms: float = 10.0,
         tokens: int = 128,
         cpu: int | None = None,
+        port: int = 0,
         api_key: str | None = None,
     ) -> None:
         self._api_key = api_key
         binary = build()
         ready_read, ready_write = os.pipe()
         command = [str(binary), "--ready-fd", str(ready_write), "--ttft-us", str(round(ttft_ms * 1000))]
-        command += ["--itl-us", str(round(itl_ms * 1000)), "--tokens", str(tokens)]
+        command += ["--itl-us", str(round(itl_ms * 1000)), "--tokens", str(tokens), "--port", str(port)]
         command += [] if cpu is None else ["--cpu", str(cpu)]
         try:
             self.process = spawn(

@@ -29,12 +29,13 @@
 enum fault {
     NONE, ERROR_EVENT, TRUNCATE, RESET, STALL, STALL_FIRST, HTTP_500, NO_USAGE, NO_DONE, EARLY_DONE, BAD_JSON, BAD_UTF8,
     BAD_CHUNK, DROP, NOT_STREAM, CRLF, SPLIT, COALESCE, MULTI, CLOSE_DELIMITED, SAY_CLOSE, SILENT_CLOSE, RUNNING_USAGE,
-    COMMENTS, TRICKLE, DIE, FAULTS
+    COMMENTS, TRICKLE, DIE, CR, EARLY_HINTS, TRICKLE_HEAD, HUGE_HEAD, HUGE_EVENT, USAGE_LIES, FAULTS
 };
 static const char *const fault_names[FAULTS] = {
     "", "error_event", "truncate", "reset", "stall", "stall_first", "http_500", "no_usage", "no_done", "early_done",
     "bad_json", "bad_utf8", "bad_chunk", "drop", "not_stream", "crlf", "split", "coalesce", "multi", "close_delimited",
-    "say_close", "silent_close", "running_usage", "comments", "trickle", "die"
+    "say_close", "silent_close", "running_usage", "comments", "trickle", "die", "cr", "early_hints", "trickle_head",
+    "huge_head", "huge_event", "usage_lies"
 };
 
 struct record { uint32_t request, index; int64_t ns; }; /* index 0: received; k: the k-th token-bearing event sent */
@@ -149,6 +150,10 @@ static size_t frame(struct connection *c, char *to, const char *body, size_t siz
         body = translated;
         size = used;
     }
+    if (c->fault == CR) {
+        for (size_t i = 0; i < size; i++) translated[i] = body[i] == '\n' ? '\r' : body[i];
+        body = translated;
+    }
     if (c->fault == CLOSE_DELIMITED) { memcpy(to, body, size); return size; }
     int head = sprintf(to, "%zx\r\n", size);
     memcpy(to + head, body, size);
@@ -169,6 +174,13 @@ static void send_body(struct connection *c, const char *body, size_t size) {
 
 static void send_head(struct connection *c) {
     char head[512];
+    if (c->fault == EARLY_HINTS) push(c, "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", 40);
+    if (c->fault == HUGE_HEAD) {
+        static char junk[200000];
+        memset(junk, 'a', sizeof junk);
+        push(c, "HTTP/1.1 200 OK\r\nX-Junk: ", 25);
+        push(c, junk, sizeof junk);
+    }
     int size = sprintf(head, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n%s%s\r\n",
                        c->fault == CLOSE_DELIMITED ? "" : "Transfer-Encoding: chunked\r\n",
                        c->fault == CLOSE_DELIMITED || c->fault == SAY_CLOSE ? "Connection: close\r\n" : "");
@@ -210,7 +222,7 @@ static void finish(struct connection *c) {
         size += sprintf(body + size, "data: {\"id\":\"truth\",\"choices\":[{\"index\":0,%s,\"finish_reason\":\"length\"}]}\n\n",
                         c->chat ? "\"delta\":{}" : "\"text\":\"\"");
     if (c->usage && c->fault != NO_USAGE && c->fault != EARLY_DONE) {
-        usage_object(c, usage, c->sent);
+        usage_object(c, usage, c->fault == USAGE_LIES ? c->sent / 2 : c->sent);
         size += sprintf(body + size, "data: {\"id\":\"truth\",\"choices\":[],\"usage\":%s}\n\n", usage);
     }
     if (c->fault != NO_DONE) size += sprintf(body + size, "data: [DONE]\n\n");
@@ -218,6 +230,15 @@ static void finish(struct connection *c) {
     if (c->fault != CLOSE_DELIMITED) push(c, "0\r\n\r\n", 5);
     c->active = 0;
     if (c->fault == CLOSE_DELIMITED || c->fault == SAY_CLOSE || c->fault == SILENT_CLOSE) end(c, 0);
+}
+
+/* One event of 17 MB. */
+static void flood(struct connection *c) {
+    static char piece[50000];
+    memset(piece, 'a', sizeof piece);
+    send_body(c, "data: {\"choices\":[{\"index\":0,\"text\":\"", 37);
+    for (int i = 0; i < 340; i++) send_body(c, piece, sizeof piece);
+    send_body(c, "\"}]}\n\n", 6);
 }
 
 /* What goes wrong half-way; 1 when nothing more shall be done with the connection now. */
@@ -233,6 +254,7 @@ static int half_way(struct connection *c) {
     case STALL: unschedule(c); return 1;
     case BAD_CHUNK: push(c, "zz\r\n", 4); unschedule(c); return 1;
     case EARLY_DONE: unschedule(c); finish(c); return 1;
+    case HUGE_EVENT: flood(c); return 0;
     case DIE: exit(3);
     default: return 0;
     }
@@ -244,6 +266,12 @@ static int half_way(struct connection *c) {
 static void due(struct connection *c) {
     char body[4096];
     int size = 0, tokens = c->fault == MULTI ? 2 : 1, repeat = c->fault == COALESCE ? 2 : 1;
+    if (c->fault == TRICKLE_HEAD) {
+        if (!c->half_done++) push(c, "HTTP/1.1 200 OK\r\nX-Slow: ", 25);
+        else push(c, "a", 1);
+        schedule(c, c->next_ns + itl_ns);
+        return;
+    }
     if (c->events == 0 && !c->chat) send_head(c);
     if (c->sent * 2 >= c->tokens && !c->half_done && half_way(c)) return;
     if (c->fault == TRICKLE && c->half_done) {
@@ -323,7 +351,7 @@ static void generate(struct connection *c, const char *head, const char *body) {
     default: break;
     }
     c->active = 1;
-    if (c->chat) send_head(c);
+    if (c->chat && c->fault != TRICKLE_HEAD) send_head(c);
     schedule(c, c->base_ns + ttft_ns);
 }
 

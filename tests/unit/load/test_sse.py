@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.load.sse import Event, SseSplitter
+from bench.load.sse import EVENT_LIMIT, Event, SseSplitter
 
 STREAM = (
     ": a comment\n\n"
@@ -17,6 +17,7 @@ STREAM = (
     "event: error\ndata: first\ndata: second\n\n"
     "id: 7\nretry: 10\n\n"
     "data: \n\n"
+    "data: old\rdata: mac\r\r"
     "data: [DONE]\n\n"
 ).encode()
 
@@ -25,6 +26,7 @@ EXPECTED = [
     (b"", b'{"no":"space"}'),
     (b"error", b"first\nsecond"),
     (b"", b""),
+    (b"", b"old\nmac"),
     (b"", b"[DONE]"),
 ]
 
@@ -59,7 +61,7 @@ _lines = st.sampled_from(
 
 @given(
     lines=st.lists(_lines, max_size=12),
-    ends=st.lists(st.sampled_from([b"\n", b"\r\n"]), min_size=12, max_size=12),
+    ends=st.lists(st.sampled_from([b"\n", b"\r\n", b"\r"]), min_size=12, max_size=12),
     cuts=st.sets(st.integers(0, 150)),
 )
 def test_any_stream_in_any_pieces(lines: list[bytes], ends: list[bytes], cuts: set[int]) -> None:
@@ -79,6 +81,29 @@ def test_last_event_without_blank_line_is_given() -> None:
 
 
 def test_sizes_add_up_to_the_stream() -> None:
-    assert sum(size for _, _, size in split([b"data: a\n\n", b"data: b\r\n\r", b"\n"])) == len(
-        b"data: a\n\ndata: b\r\n\r\n"
-    )
+    """The line feed behind a carriage return counts to the next event: here there is none for the last one."""
+    assert [size for _, _, size in split([b"data: a\n\n", b"data: b\r\n\r", b"\ndata: c\r\n\r\n"])] == [9, 10, 11]
+
+
+def test_a_lone_carriage_return_completes_an_event_at_once() -> None:
+    splitter = SseSplitter()
+    assert contents(splitter.feed(b"data: a\r\r")) == [(b"", b"a")]
+    assert splitter.feed(b"\n") == []
+    assert contents(splitter.feed(b"data: b\n\n")) == [(b"", b"b")]
+
+
+def test_a_byte_order_mark_opens_a_stream() -> None:
+    assert contents(split([b"\xef\xbb", b"\xbfdata: a\n\n"])) == [(b"", b"a")]
+
+
+@pytest.mark.parametrize("line", [b"data: ", b"", b"data: x\ndata: y"])
+def test_an_endless_event_is_given_up(line: bytes) -> None:
+    splitter = SseSplitter()
+    assert contents(splitter.feed(b"data: a\n\n" + line)) == [(b"", b"a")]
+    piece = line + b"x" * 65536 if b"\n" not in line else b"data: " + b"x" * 65536 + b"\n"
+    for _ in range(EVENT_LIMIT // 65536 + 1):
+        assert splitter.feed(piece) == []
+    assert splitter.too_large
+    assert splitter.feed(b"\n\n") == []
+    assert splitter.feed(b"data: b\n\n") == []
+    assert splitter.close() == []
