@@ -37,11 +37,6 @@ class SseSplitter:
         """Whether nothing of the next event has been seen."""
         return not self._pending and not self._size and not self._after_return
 
-    @property
-    def idle(self) -> bool:
-        """Whether it stands between two events, with nothing of the next one seen."""
-        return not (self._pending or self._size or self._after_return)
-
     def feed(self, piece: bytes) -> list[Event]:
         """The events that `piece` completed, in order."""
         if (

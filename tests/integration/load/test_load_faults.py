@@ -82,7 +82,8 @@ def test_messages_of_the_endpoint_are_kept(truth: TruthServer, tmp_path: Path) -
 
 
 CONNECTIONS = ["close_delimited", "say_close", "silent_close"]
-DIALECTS = [*CONNECTIONS, "crlf", "cr", "early_hints", "split", "coalesce", "multi", "running_usage", "comments", "no_done"]
+LINES = ["crlf", "cr", "split", "coalesce", "comments"]
+DIALECTS = [*CONNECTIONS, *LINES, "early_hints", "multi", "running_usage", "no_done"]
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -150,9 +151,9 @@ def test_a_server_that_dies_ends_the_scenario(tmp_path: Path) -> None:
 
 def test_a_server_that_returns_within_the_breaker_is_asked_on(tmp_path: Path) -> None:
     with TruthServer(ttft_ms=5, itl_ms=2) as server:
+        settings = ["100000", "duration_s=4", "breaker=90000"]
         run = subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, server.url, str(tmp_path / "out"), "100000", "duration_s=4", "breaker=90000"],
-            cwd=Path(__file__).parents[3],
+            [sys.executable, "-c", SCRIPT, server.url, str(tmp_path / "out"), *settings], cwd=Path(__file__).parents[3]
         )
         await_records(tmp_path / "out", 30, END)
         server.process.kill()
