@@ -6,10 +6,15 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from bench.analysis.axes import frontiers
+from bench.analysis.comparability import EVERYTHING, Difference, differences, spoils
 from bench.analysis.config import ReportConfig
 from bench.analysis.cost import cost_per_mtok, cost_per_request
+from bench.analysis.cost_matrix import CostRow, cost_rows
 from bench.analysis.estimate import Estimate, Verdict, judge, ratio
 from bench.analysis.loads import Load, loads_of, reference_load
+from bench.analysis.pareto import Frontier
+from bench.analysis.prices import price_of
 from bench.analysis.quality import Loss, loss_of, tasks_by_tag
 from bench.analysis.readings import Reading, absent, read
 from bench.analysis.results import Cell, Results, mapping, text, texts
@@ -30,7 +35,11 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A cell as a choice. `excluded` says why it is shown but not compared (another model, machine or request mix)."""
+    """A cell as a choice. `excluded` says why it is shown but not compared (another model, machine or request mix).
+
+    `differences` are the facets in which it differs from what it would be compared with; `costs` is its row of the
+    cost matrix, None where it has no load.
+    """
 
     cell: Cell
     is_baseline: bool
@@ -43,6 +52,8 @@ class Candidate:
     excluded: str | None = None
     dominated_by: str | None = None
     on_frontier: bool = False
+    differences: tuple[Difference, ...] = ()
+    costs: CostRow | None = None
 
     @property
     def rankable(self) -> bool:
@@ -52,7 +63,10 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
-    """Everything a report says, before it is formatted."""
+    """Everything a report says, before it is formatted.
+
+    `watermark` is a sentence that stands with every ranking by speed, empty where none is needed.
+    """
 
     results: Results
     config: ReportConfig
@@ -61,6 +75,21 @@ class Analysis:
     baseline: Cell | None
     candidates: tuple[Candidate, ...]
     notes: tuple[str, ...]
+    frontiers: tuple[Frontier, ...] = ()
+    watermark: str = ""
+
+    @property
+    def costs(self) -> tuple[CostRow, ...]:
+        """The cost matrix: the rows of all cells that have a load."""
+        return tuple(candidate.costs for candidate in self.candidates if candidate.costs is not None)
+
+    @property
+    def not_comparable(self) -> tuple[Difference, ...]:
+        """Every difference that kept something from being compared."""
+        return tuple(found for candidate in self.candidates for found in candidate.differences)
+
+
+WATERMARK = "Measured on a CPU: the order of formats by speed does not carry over to GPUs."
 
 
 def analyse(results: Results, config: ReportConfig) -> Analysis:
@@ -70,16 +99,21 @@ def analyse(results: Results, config: ReportConfig) -> Analysis:
     reference = reference_load(cells, loads, config.load)
     baseline = find_baseline(cells, reference, config.baseline)
     anchor = baseline or next((cell for cell in cells if cell.scenarios or cell.tasks), None)
-    setting = _Setting(config=config, reference=reference, baseline=baseline, anchor=anchor, tasks=tasks_by_tag(cells))
-    candidates = [_candidate(cell, setting) for cell in cells]
+    rows = {row.cell.id: row for row in cost_rows(cells, loads, reference, config)}
+    setting = _Setting(
+        config=config, reference=reference, baseline=baseline, anchor=anchor, tasks=tasks_by_tag(cells), rows=rows
+    )
+    candidates = mark_frontier([_candidate(cell, setting) for cell in cells])
     return Analysis(
         results=results,
         config=config,
         loads=tuple(loads),
         reference=reference,
         baseline=baseline,
-        candidates=tuple(mark_frontier(candidates)),
+        candidates=tuple(candidates),
         notes=tuple(_notes(cells, candidates, baseline, reference)),
+        frontiers=frontiers(candidates, reference, config),
+        watermark=watermark_of(cells),
     )
 
 
@@ -130,19 +164,23 @@ class _Setting:
     baseline: Cell | None
     anchor: Cell | None
     tasks: Mapping[str, str]
+    rows: Mapping[str, CostRow]
 
 
 def _candidate(cell: Cell, setting: _Setting) -> Candidate:
     reference, baseline, config = setting.reference, setting.baseline, setting.config
-    excluded = _excluded(cell, setting.anchor or cell, reference)
+    anchor = setting.anchor or cell
+    found = () if cell.id == anchor.id else tuple(differences(cell, anchor))
+    excluded = _excluded(cell, anchor, setting, found)
     loss = loss_of(cell, baseline, setting.tasks)
     if reference is None:
         throughput = absent(cell, "load", "output_throughput", "no load was measured")
         cost = request_cost = dataclasses.replace(throughput, tag="cost")
     else:
         throughput = read(cell, "scenarios", reference.name, "output_throughput")
-        cost = cost_per_mtok(cell, reference.name, config.price)
-        request_cost = cost_per_request(cell, reference.name, config.price)
+        price = price_of(cell, config)
+        cost = cost_per_mtok(cell, reference.name, price)
+        request_cost = cost_per_request(cell, reference.name, price)
     return Candidate(
         cell=cell,
         is_baseline=baseline is not None and cell.id == baseline.id,
@@ -151,23 +189,37 @@ def _candidate(cell: Cell, setting: _Setting) -> Candidate:
         request_cost=request_cost,
         loss=loss,
         speed=_speed(cell, throughput, setting, excluded),
-        quality=_quality(cell, loss, baseline, excluded, config),
+        quality=_quality(cell, loss, setting, excluded, found),
         excluded=excluded,
+        differences=found,
+        costs=setting.rows.get(cell.id),
     )
 
 
-def _excluded(cell: Cell, anchor: Cell, reference: Load | None) -> str | None:
-    """Why a measured cell must not be compared with `anchor`, the baseline where there is one."""
+def _excluded(cell: Cell, anchor: Cell, setting: _Setting, found: Sequence[Difference]) -> str | None:
+    """Why a measured cell must not be compared with `anchor`, the baseline where there is one.
+
+    Another machine is no hindrance where the price book has a price for each of the two.
+    """
     if not cell.scenarios and not cell.tasks:
         return None
+    reference, config = setting.reference, setting.config
     digest, expected = text(cell.model.get("digest")), text(anchor.model.get("digest"))
     if digest is not None and expected is not None and digest != expected:
         return f"another model than {anchor.label}"
-    if cell.machine and anchor.machine and cell.machine_id != anchor.machine_id:
+    for each in found:
+        if each.facet in EVERYTHING and not each.source:
+            return each.said
+    if other_machine(cell, anchor) and not (price_of(cell, config).own and price_of(anchor, config).own):
         return f"measured on another machine than {anchor.label}"
     if reference is not None and cell.id in reference.other_cells:
         return f"load {reference.name} was asked otherwise than in most cells"
     return None
+
+
+def other_machine(cell: Cell, other: Cell) -> bool:
+    """Whether two cells are recorded on machines that differ in what makes a difference."""
+    return bool(cell.machine) and bool(other.machine) and cell.machine_id != other.machine_id
 
 
 def compare_throughput(above: Reading, below: Reading, against: str, margin: float) -> Comparison:
@@ -199,15 +251,24 @@ def _speed(cell: Cell, throughput: Reading, setting: _Setting, excluded: str | N
         return blocked or _no_baseline()
     if reference is None:
         return dataclasses.replace(_no_baseline(), against=baseline.label, reason="no load was measured")
+    if other_machine(cell, baseline):
+        reason = f"{baseline.label} was measured on another machine"
+        return dataclasses.replace(_no_baseline(), against=baseline.label, reason=reason)
     other = read(baseline, "scenarios", reference.name, "output_throughput")
     return compare_throughput(throughput, other, baseline.label, setting.config.margins.throughput)
 
 
-def _quality(cell: Cell, loss: Loss, baseline: Cell | None, excluded: str | None, config: ReportConfig) -> Comparison:
+def _quality(
+    cell: Cell, loss: Loss, setting: _Setting, excluded: str | None, found: Sequence[Difference]
+) -> Comparison:
+    baseline, config = setting.baseline, setting.config
     blocked = _blocked(cell, baseline, excluded)
     if blocked is not None or baseline is None:
         return blocked or _no_baseline()
     reading = loss.perplexity_change
+    spoilt = spoils(found, source=reading.source)
+    if spoilt is not None and reading.estimate is not None:
+        return Comparison(against=baseline.label, change=None, verdict=Verdict.INCONCLUSIVE, reason=spoilt)
     inconclusive = Comparison(against=baseline.label, change=None, verdict=Verdict.INCONCLUSIVE)
     if reading.estimate is None:
         return dataclasses.replace(inconclusive, reason=reading.missing or "not measured")
@@ -267,6 +328,12 @@ def _cost_then_loss(candidate: Candidate) -> tuple[float, float]:
     return candidate.cost.estimate.value, _loss_value(candidate)
 
 
+def watermark_of(cells: Sequence[Cell]) -> str:
+    """What must stand with every ranking by speed: that a CPU's order of formats is not a GPU's."""
+    measured = [cell for cell in cells if cell.scenarios and cell.machine]
+    return WATERMARK if measured and not any(cell.has_gpu for cell in measured) else ""
+
+
 def _notes(
     cells: Sequence[Cell], candidates: Sequence[Candidate], baseline: Cell | None, reference: Load | None
 ) -> list[str]:
@@ -276,10 +343,13 @@ def _notes(
     notes += [
         f"{cell.variant_label}: {warning}" for cell in measured for warning in texts(cell.variant.get("warnings"))
     ]
-    if measured and not any(cell.has_gpu for cell in measured) and any(cell.machine for cell in measured):
-        notes.append("Measured on a CPU: the order of formats by speed does not carry over to GPUs.")
-    if len({cell.machine_id for cell in measured if cell.machine}) > 1:
-        notes.append("Cells come from different machines; one price is applied to all, and only one machine is ranked.")
+    if watermark_of(cells):
+        notes.append(WATERMARK)
+    if any("another machine" in (candidate.excluded or "") for candidate in candidates):
+        notes.append(
+            "Cells come from different machines; one price is applied to all, and only one machine is ranked:"
+            " give each its price under prices."
+        )
     if baseline is None and measured:
         notes.append("There is no unquantized variant to compare with, so no loss can be stated.")
     excluded = [c for c in candidates if c.excluded is not None]

@@ -190,7 +190,8 @@ def _children(
     children = {}
     for name, entry in mapping(recorded.get(kind)).items():
         known = mapping(entry)
-        summary = _summary(folder, text(known.get("path")))
+        directory = _inside(folder, text(known.get("path")))
+        summary = None if directory is None else _read_lenient(directory / "summary.json")
         observed = texts(known.get("validity"))
         children[str(name)] = Measurement(
             kind=kind,
@@ -205,20 +206,21 @@ def _children(
             summary=summary or {},
             server=server_metrics(known, observed),
             untold=untold(known),
+            directory=directory if summary is not None else None,
         )
     return children
 
 
-def _summary(folder: Path, relative: str | None) -> Mapping[str, Any] | None:
-    """A measurement's summary; a path that leaves the cell's folder is not followed."""
+def _inside(folder: Path, relative: str | None) -> Path | None:
+    """A measurement's folder; a path that leaves the cell's folder, or whose summary does, is not followed."""
     if relative is None:
         return None
     try:
-        target = (folder / relative / "summary.json").resolve()
-        inside = target.is_relative_to(folder.resolve())
+        directory = folder / relative
+        inside = (directory / "summary.json").resolve().is_relative_to(folder.resolve())
     except (OSError, ValueError):
         return None
-    return _read_lenient(target) if inside else None
+    return directory if inside else None
 
 
 def _without_summary(known: Mapping[str, Any]) -> str:

@@ -70,6 +70,11 @@ def _fingerprint(cell: Cell, name: str) -> str:
     return json.dumps(asked, sort_keys=True, default=str)
 
 
+def same_workload(load: Load, other: Load) -> bool:
+    """Whether two loads ask the same of a server, only more or less of it: one curve of latency against load."""
+    return dict(load.workload) == dict(other.workload) and load.config.get("workload") == other.config.get("workload")
+
+
 def describe(config: Mapping[str, Any], workload: Mapping[str, Any]) -> str:
     """A load in words, from what is recorded of it."""
     parts = []

@@ -82,7 +82,7 @@ class Measurement:
     """A scenario or a task of a cell; `config` is what was asked, `summary` the recorded file.
 
     `server` is what the server and the machine said meanwhile (`bench.analysis.server`), `untold` why not more,
-    by tag.
+    by tag. `directory` holds the raw files; None where there are none that may be read.
     """
 
     kind: str
@@ -97,6 +97,7 @@ class Measurement:
     summary: Mapping[str, Any]
     server: Mapping[str, Metric] = field(default_factory=dict)
     untold: Mapping[str, str] = field(default_factory=dict)
+    directory: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bench.analysis.candidates import Analysis
-from bench.analysis.cost import cost_per_mtok, cost_per_request
+from bench.analysis.candidates import Analysis, Candidate
+from bench.analysis.cost_matrix import CostRow
+from bench.analysis.economics import repaid_after_mtok
+from bench.analysis.prices import hardware_name
 from bench.analysis.readings import PARTIAL, Reading
 from bench.analysis.results import STATISTICS, Cell, Measurement, Metric, number, text
 
@@ -20,6 +22,7 @@ COLUMNS = (
     "variant",
     "engine",
     "model",
+    "hardware",
     "status",
     "kind",
     "source",
@@ -48,7 +51,6 @@ def tidy(analysis: Analysis) -> pd.DataFrame:
 
 
 def _rows(analysis: Analysis) -> Iterator[dict[str, Any]]:
-    price = analysis.config.price
     for candidate in analysis.candidates:
         cell = candidate.cell
         identity = {
@@ -58,16 +60,60 @@ def _rows(analysis: Analysis) -> Iterator[dict[str, Any]]:
             "variant": cell.variant_label,
             "engine": cell.engine_kind,
             "model": text(cell.model.get("name")),
+            "hardware": hardware_name(cell) or None,
             "status": cell.status,
         }
         rows: list[dict[str, Any] | None] = [*_measured(cell)]
-        for name in cell.scenarios:
-            priced = (cost_per_mtok(cell, name, price), cost_per_request(cell, name, price))
-            rows += [_reading_row("cost", reading) for reading in priced]
+        if candidate.costs is not None:
+            rows += _costs(candidate.costs)
+            rows += _capacity(candidate.costs)
+            rows += _making(candidate, analysis)
         rows.append(_reading_row("comparison", candidate.loss.perplexity_change))
         rows += _facts(cell)
         present = [row for row in rows if row is not None]
         yield from ({**identity, **row} for row in present or [{}])
+
+
+def _costs(row: CostRow) -> Iterator[dict[str, Any] | None]:
+    for cost in row.loads:
+        readings = (cost.output, cost.request, cost.blended, cost.split_input, cost.split_output)
+        yield from (_reading_row("cost", reading) for reading in readings)
+        yield from (_reading_row("cost", reading) for reading in cost.energy if not reading.tag.startswith("energy"))
+    yield from (_reading_row("cost", reading) for reading in (row.at_slo, row.request_at_slo, *row.per_correct))
+
+
+def _capacity(row: CostRow) -> Iterator[dict[str, Any] | None]:
+    rate, source = row.capacity.rate, row.capacity.load
+    if rate is not None:
+        figures = {"value": rate.value, "lo": rate.lo, "hi": rate.hi}
+        yield _figure("capacity", source, "capacity_per_replica", "req/s", **figures)
+    if row.replicas is not None and row.replicas.count is not None:
+        figures = {"value": row.replicas.count, "lo": row.replicas.fewest, "hi": row.replicas.most}
+        yield _figure("capacity", source, "replicas", "1", **figures)
+    for point in row.points:
+        if point.attainment is not None:
+            figures = {"value": point.attainment.value, "lo": point.attainment.lo, "hi": point.attainment.hi}
+            yield _figure("capacity", point.load, "slo_attainment", "ratio", **figures)
+    if row.api is not None:
+        yield _figure("cost", source, "break_even_rate", "req/s", value=row.api.rate_per_s)
+
+
+def _making(candidate: Candidate, analysis: Analysis) -> Iterator[dict[str, Any] | None]:
+    assert candidate.costs is not None
+    making, currency = candidate.costs.making, analysis.config.price.currency
+    if making.amount is not None:
+        yield _figure("cost", "quantizing", "making_cost", currency, value=making.amount)
+    if making.per_mtok is not None:
+        yield _figure("cost", "quantizing", "making_cost_per_million_tokens", f"{currency}/Mtok", value=making.per_mtok)
+    base = next((each for each in analysis.candidates if each.is_baseline), None)
+    if base is not None and base.cost.estimate is not None and candidate.cost.estimate is not None:
+        repaid = repaid_after_mtok(making, candidate.cost.estimate, base.cost.estimate)
+        if repaid is not None and candidate.cost.usable and base.cost.usable:
+            yield _figure("cost", "quantizing", "repaid_after_million_output_tokens", "Mtok", value=repaid)
+
+
+def _figure(kind: str, source: str, metric: str, unit: str, **figures: float | None) -> dict[str, Any]:
+    return {"kind": kind, "source": source, "metric": metric, "unit": unit, "validity": "", **figures}
 
 
 def _measured(cell: Cell) -> Iterator[dict[str, Any]]:

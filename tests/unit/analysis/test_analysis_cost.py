@@ -10,9 +10,12 @@ import pytest
 from bench.analysis.config import PriceConfig
 from bench.analysis.cost import cost_per_mtok, cost_per_request
 from bench.analysis.load import load_results
+from bench.analysis.prices import MachinePrice
 from tests.unit.report.fake_runs import FakeRun, edit_summary
 
-PRICE = PriceConfig(name="a machine", per_hour=1.25, date="2026-11-01", source="an invoice")
+PRICE = MachinePrice(
+    price=PriceConfig(name="a machine", per_hour=1.25, date="2026-11-01", source="an invoice"), own=True
+)
 
 
 def test_cost_equals_price_over_what_the_raw_requests_delivered(tmp_path: Path) -> None:
