@@ -14,7 +14,9 @@ from bench.base.files import write_json
 from bench.base.progress import Progress
 from bench.engines.scoring import (
     BaselineScores,
+    ChoiceGroup,
     ContinuationScores,
+    LikelihoodScores,
     PromptGroup,
     ScorableModel,
     ScoredBy,
@@ -69,6 +71,7 @@ class LogitScorer:
                 byte_lengths=loaded["byte_lengths"],
                 bos_id=result["bos_id"],
                 vocabulary=int(result["vocabulary"]),
+                known_bos_id=result["known_bos_id"],
             )
 
     def score(
@@ -79,6 +82,7 @@ class LogitScorer:
         baseline: ScorableModel | None,
         work_dir: Path,
         progress: Progress,
+        kept: Path | None = None,
     ) -> TokenScores:
         """Load the models in a fresh process and score window by window; memory is bounded by a window."""
         for model in (variant, baseline):
@@ -96,6 +100,7 @@ class LogitScorer:
             "windows": str(inputs),
             "first": windows.first,
             **self._settings,
+            "kept": None if kept is None else str(kept),
             "arrays": str(arrays),
         }
         result = self._run(request, work_dir, progress)
@@ -120,6 +125,7 @@ class LogitScorer:
         model: ScorableModel,
         work_dir: Path,
         progress: Progress,
+        kept: Path | None = None,
     ) -> ContinuationScores:
         """Decode each group's common tokens once and keep them; memory is bounded by the longest prompt."""
         self._refuse_other_formats(model)
@@ -133,6 +139,7 @@ class LogitScorer:
             "prompts": str(prompts),
             "continuations": list(continuations),
             **self._settings,
+            "kept": None if kept is None else str(kept),
             "arrays": str(arrays),
         }
         result = self._run(request, work_dir, progress)
@@ -140,6 +147,42 @@ class LogitScorer:
             return ContinuationScores(
                 logprobs=loaded["logprobs"],
                 token_ids=tuple(int(token) for token in result["token_ids"]),
+                non_finite=int(result["non_finite"]),
+                prompt_tokens=int(result["prompt_tokens"]),
+                decoded_tokens=int(result["decoded_tokens"]),
+                usage=dict(result["usage"]),
+            )
+
+    def likelihoods(
+        self,
+        groups: Sequence[ChoiceGroup],
+        *,
+        model: ScorableModel,
+        work_dir: Path,
+        progress: Progress,
+        kept: Path | None = None,
+    ) -> LikelihoodScores:
+        """Decode each group's common tokens once where the engine can; memory is bounded by the longest prompt."""
+        self._refuse_other_formats(model)
+        work_dir.mkdir(parents=True, exist_ok=True)
+        prompts, arrays = work_dir / "prompts.json", work_dir / "likelihoods.npz"
+        asked = [{"prefix": group.prefix, "endings": group.endings, "choices": group.choices} for group in groups]
+        write_json(prompts, asked)
+        request = {
+            "task": "likelihoods",
+            "model": str(model.path),
+            "load_method": model.load_method,
+            "prompts": str(prompts),
+            **self._settings,
+            "kept": None if kept is None else str(kept),
+            "arrays": str(arrays),
+        }
+        result = self._run(request, work_dir, progress)
+        with np.load(arrays, allow_pickle=False) as loaded:
+            return LikelihoodScores(
+                logprobs=loaded["logprobs"],
+                greedy=loaded["greedy"],
+                tokens=loaded["tokens"],
                 non_finite=int(result["non_finite"]),
                 prompt_tokens=int(result["prompt_tokens"]),
                 decoded_tokens=int(result["decoded_tokens"]),

@@ -52,13 +52,15 @@ class ScorableModel:
 class Tokens:
     """A text in a model's vocabulary.
 
-    `ids` and `byte_lengths` have shape (tokens,); `bos_id` is given when the vocabulary puts a BOS before a text.
+    `ids` and `byte_lengths` have shape (tokens,); `bos_id` is given when the vocabulary puts a BOS before a text, and
+    `known_bos_id` when it has one at all.
     """
 
     ids: NDArray[np.int32]
     byte_lengths: NDArray[np.int32]
     bos_id: int | None
     vocabulary: int
+    known_bos_id: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,8 +136,36 @@ class ContinuationScores:
     usage: dict[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ChoiceGroup(PromptGroup):
+    """Prompts with continuations of their own: `choices` are those of each ending."""
+
+    choices: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LikelihoodScores:
+    """How likely whole continuations are, all groups' prompts in one sequence, and each prompt's choices in theirs.
+
+    Arrays of shape (choices of all prompts,): `logprobs`, the sum over a continuation's `tokens`, nat; `greedy`,
+    whether each of them is the likeliest. NaN where the logits are not all finite, counted in `non_finite`.
+    """
+
+    logprobs: NDArray[np.float64]
+    greedy: NDArray[np.bool_]
+    tokens: NDArray[np.int64]
+    non_finite: int
+    prompt_tokens: int
+    decoded_tokens: int
+    usage: dict[str, Any]
+
+
 class Scorer(Protocol):
-    """An engine's way to score. Every call runs in a fresh process; all raise bench.toolchains.worker.WorkerError."""
+    """An engine's way to score. Every call runs in a fresh process; all raise bench.toolchains.worker.WorkerError.
+
+    Below `kept`, a folder of the caller's, is put what was found so far: who is stopped and asks the same again, with
+    the same folder, goes on there.
+    """
 
     @property
     def scored_by(self) -> ScoredBy:
@@ -159,6 +189,7 @@ class Scorer(Protocol):
         baseline: ScorableModel | None,
         work_dir: Path,
         progress: Progress,
+        kept: Path | None = None,
     ) -> TokenScores:
         """Score the same token ids under `variant`, and against `baseline` when there is one."""
         ...
@@ -171,11 +202,28 @@ class Scorer(Protocol):
         model: ScorableModel,
         work_dir: Path,
         progress: Progress,
+        kept: Path | None = None,
     ) -> ContinuationScores:
         """Log-probabilities of each of `continuations` right after every prompt.
 
         Prompts are tokenized as the completion endpoint does it: special tokens parsed, a BOS where the vocabulary
         adds one. The error's kind is `not_one_token` when a continuation is not a token of its own after a prompt,
         and `prompt_too_long` when a prompt exceeds the context the model was made for.
+        """
+        ...
+
+    def likelihoods(
+        self,
+        groups: Sequence[ChoiceGroup],
+        *,
+        model: ScorableModel,
+        work_dir: Path,
+        progress: Progress,
+        kept: Path | None = None,
+    ) -> LikelihoodScores:
+        """Log-likelihood of every choice after its prompt.
+
+        A choice's tokens are those that the whole text has more than the prompt, as lm-eval splits them. The error's
+        kind is `no_token` where that is none, and `prompt_too_long` as above.
         """
         ...

@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.base.schema import not_identity, schema
+from bench.base.schema import identity_when_changed, not_identity, schema
 from bench.quality.hub_texts import hub_text
 
 if TYPE_CHECKING:
@@ -26,6 +26,14 @@ class ScoreFrom(StrEnum):
     second_token = "second_token"  # noqa: S105 - no password
 
 
+class Bos(StrEnum):
+    """Whether a window begins with the vocabulary's BOS: as the vocabulary says, or in any case."""
+
+    auto = "auto"
+    always = "always"
+    never = "never"
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig:
     """Base of the group."""
@@ -35,6 +43,11 @@ class TaskConfig:
     @property
     def needs_baseline(self) -> bool:
         """Whether the task compares with a baseline."""
+        return False
+
+    @property
+    def needs_endpoint(self) -> bool:
+        """Whether the task asks a running server instead of scoring: bench.quality.generation.config has those."""
         return False
 
     def text_path(self) -> Path | None:
@@ -62,19 +75,24 @@ class WindowedTextConfig(TaskConfig):
 
     `text` is `default` (shipped), `wikitext2` or `hub:ORG/NAME/PATH@COMMIT` (of a hub's datasets), or the path of a
     UTF-8 file; its content, not its name, enters keys. From `score_from: second_half` the first half of a window is
-    only context, as llama-perplexity does.
+    only context, as llama-perplexity does. With a `stride`, windows overlap and each scores its last `stride` tokens;
+    0: they lie side by side.
     """
 
     text: str = not_identity(DEFAULT_TEXT)
     context: int = 512
     windows: int = 8
     score_from: ScoreFrom = ScoreFrom.second_half
+    stride: int = identity_when_changed(0)
+    bos: Bos = identity_when_changed(Bos.auto)  # noqa: RUF009 - a field specifier
 
     def __post_init__(self) -> None:
         if self.context < 4:
             raise ValueError(f"task.context={self.context} must be at least 4 tokens")
         if self.windows < 0:
             raise ValueError(f"task.windows={self.windows} must be 0 (all) or more")
+        if not 0 <= self.stride < self.context:
+            raise ValueError(f"task.stride={self.stride} must be 0 (side by side) or below task.context={self.context}")
         if not self.text.strip():
             raise ValueError(f"task.text is empty; give a file, or '{DEFAULT_TEXT}' for the shipped text")
         hub_text(self.text)
@@ -103,11 +121,13 @@ class PerplexityConfig(WindowedTextConfig):
 class DivergenceConfig(WindowedTextConfig):
     """KL(baseline ‖ variant) of every scored token over the whole vocabulary.
 
-    `noise_floor` also scores the baseline against itself, which takes as long again.
+    `noise_floor` also scores the baseline against itself, which takes as long again. Differences of the mean nll, and
+    of the divergence from that floor, count as equivalent within ±`margin` (nat per token).
     """
 
     kind: str = "divergence"
     noise_floor: bool = False
+    margin: float = not_identity(0.01)
 
     @property
     def needs_baseline(self) -> bool:

@@ -13,9 +13,9 @@ from bench.base.validity import Reason
 from bench.engines.scoring import ScorableModel, Tokens, TokenScores, TokenWindows
 from bench.quality.config import WindowedTextConfig
 from bench.quality.job import TaskJob
-from bench.quality.remembered import remember_nll, remembered_nll
+from bench.quality.remembered import remember_nll, remembered_nll, unfinished, window_content
 from bench.quality.texts import text_digest
-from bench.quality.windows import build_windows, scored_bytes
+from bench.quality.windows import bos_token, build_windows, scored_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +26,12 @@ class WindowedText:
     tokens: Tokens
     windows: TokenWindows
     byte_lengths: NDArray[np.int32]
+    stride: int = 0
 
     def used(self) -> str:
         """The text in the windows."""
-        size = int(self.tokens.byte_lengths[: self.windows.ids.size].sum())
+        count, context = self.windows.ids.shape
+        size = int(self.tokens.byte_lengths[: context + (count - 1) * (self.stride or context)].sum())
         with self.path.open("rb") as stream:
             return stream.read(size).decode(errors="ignore")
 
@@ -39,8 +41,16 @@ def prepare(config: WindowedTextConfig, job: TaskJob) -> WindowedText:
     path = config.text_path()
     job.progress.say(f"tokenizing {path.name}")
     tokens = job.scorer.tokenize(job.variant, path, work_dir=job.work_dir, progress=job.progress)
-    windows = build_windows(tokens, context=config.context, windows=config.windows, score_from=config.score_from)
-    return WindowedText(path=path, tokens=tokens, windows=windows, byte_lengths=scored_bytes(tokens, windows))
+    windows = build_windows(
+        tokens,
+        context=config.context,
+        windows=config.windows,
+        score_from=config.score_from,
+        stride=config.stride,
+        bos=config.bos,
+    )
+    lengths = scored_bytes(tokens, windows, stride=config.stride, bos=config.bos)
+    return WindowedText(path=path, tokens=tokens, windows=windows, byte_lengths=lengths, stride=config.stride)
 
 
 def score(text: WindowedText, job: TaskJob, baseline: ScorableModel | None) -> TokenScores:
@@ -51,9 +61,15 @@ def score(text: WindowedText, job: TaskJob, baseline: ScorableModel | None) -> T
             job.progress.say(f"{job.variant.label} was scored over these windows before, reused")
             return known
     job.progress.say(f"scoring {job.variant.label}" + ("" if baseline is None else f" against {baseline.label}"))
-    scores = job.scorer.score(
-        text.windows, variant=job.variant, baseline=baseline, work_dir=job.work_dir, progress=job.progress
-    )
+    with unfinished(job, window_content(text.windows, job, baseline)) as kept:
+        scores = job.scorer.score(
+            text.windows,
+            variant=job.variant,
+            baseline=baseline,
+            work_dir=job.work_dir,
+            progress=job.progress,
+            kept=kept,
+        )
     remember_nll(text.windows, job, scores)
     return scores
 
@@ -88,7 +104,8 @@ def describe(config: WindowedTextConfig, text: WindowedText, scores: TokenScores
             "score_from": config.score_from.value,
             "scored_tokens": int(text.windows.targets.size),
             "scored_bytes": int(text.byte_lengths.sum()),
-            "bos": text.tokens.bos_id is not None,
+            "stride": config.stride,
+            "bos": bos_token(text.tokens, config.bos) is not None,
             "vocabulary": text.tokens.vocabulary,
         },
         "non_finite": scores.non_finite,

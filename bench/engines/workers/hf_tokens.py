@@ -51,7 +51,8 @@ def tokenize(request: dict[str, Any]) -> dict[str, Any]:
     byte_level = '"ByteLevel"' in decoder_of(tokenizer)
     lengths = np.array([piece_bytes(tokenizer, int(token), byte_level) for token in known], dtype=np.int32)
     np.savez(request["arrays"], ids=ids, byte_lengths=lengths[inverse])
-    return {"tokens": len(ids), "vocabulary": len(tokenizer), "bos_id": bos}
+    known_bos = tokenizer.bos_token_id
+    return {"tokens": len(ids), "vocabulary": len(tokenizer), "bos_id": bos, "known_bos_id": known_bos}
 
 
 def piece_bytes(tokenizer: Any, token: int, byte_level: bool) -> int:
@@ -87,6 +88,30 @@ def tokenized_group(tokenizer: Any, bos: int | None, prefix: str, endings: Seque
         return prompts, 0
     alone = prompt_tokens(tokenizer, bos, prefix)
     return prompts, min(min(common_length(alone, prompt), len(prompt) - 1) for prompt in prompts)
+
+
+def tokenized_choices(
+    tokenizer: Any, bos: int | None, group: dict[str, Any]
+) -> tuple[list[tuple[Ids, list[Ids]]], int]:
+    """Each prompt of a group with the ids that its continuations add to it, and how many first ones prompts share."""
+    prompts, shared_length = tokenized_group(tokenizer, bos, group["prefix"], group["endings"])
+    found = []
+    for ending, prompt, texts in zip(group["endings"], prompts, group["choices"], strict=True):
+        whole = [prompt_tokens(tokenizer, bos, group["prefix"] + ending + text) for text in texts]
+        if any(len(ids) <= len(prompt) for ids in whole):
+            raise ScorerError("no_token", "a continuation adds no token to its prompt")
+        found.append((prompt, [ids[len(prompt) :] for ids in whole]))
+    return found, shared_length
+
+
+def remaining(choices: list[tuple[Ids, list[Ids]]], done: int) -> list[tuple[Ids, list[Ids]]]:
+    """What is left of prompts with their continuations after the first `done` continuations."""
+    left = []
+    for prompt, own in choices:
+        if done < len(own):
+            left.append((prompt, own[max(0, done) :]))
+        done -= len(own)
+    return left
 
 
 def single_tokens(tokenizer: Any, bos: int | None, prompt: str, texts: Sequence[str]) -> tuple[int, ...]:

@@ -19,12 +19,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from bench.engines.workers.score_rows import ROWS, Floats, Ids, common_length, log_probabilities, score_rows
+    from bench.engines.workers.score_rows import (
+        ROWS,
+        Floats,
+        Ids,
+        Kept,
+        common_length,
+        likelihood,
+        log_probabilities,
+        score_rows,
+    )
 else:
     spec = importlib.util.spec_from_file_location("score_rows", Path(__file__).with_name("score_rows.py"))
     shared = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(shared)
-    ROWS, Floats, Ids = shared.ROWS, shared.Floats, shared.Ids
+    ROWS, Floats, Ids, Kept, likelihood = shared.ROWS, shared.Floats, shared.Ids, shared.Kept, shared.likelihood
     common_length, log_probabilities, score_rows = shared.common_length, shared.log_probabilities, shared.score_rows
 
 #: Tokens decoded at once, which bounds the logits in memory; llama.cpp's own default for the physical batch.
@@ -44,9 +53,9 @@ def run(request: dict[str, Any], progress: Callable[..., None]) -> dict[str, Any
     llama_cpp.llama_backend_init()
     if request["task"] == "tokenize":
         return tokenize(request)
-    if request["task"] == "continuations":
-        return continuations(request, progress)
-    return score(request, progress)
+    return {"score": score, "continuations": continuations, "likelihoods": likelihoods}[request["task"]](
+        request, progress
+    )
 
 
 def load_model(path: str, gpu_layers: int = 0, vocab_only: bool = False) -> Any:
@@ -75,10 +84,12 @@ def tokenize(request: dict[str, Any]) -> dict[str, Any]:
     lengths = np.array([piece_bytes(vocab, int(token)) for token in known], dtype=np.int32)
     np.savez(request["arrays"], ids=ids, byte_lengths=lengths[inverse])
     adds_bos = llama_cpp.llama_vocab_get_add_bos(vocab)
+    bos = llama_cpp.llama_vocab_bos(vocab)
     result = {
         "tokens": count,
         "vocabulary": llama_cpp.llama_vocab_n_tokens(vocab),
-        "bos_id": llama_cpp.llama_vocab_bos(vocab) if adds_bos else None,
+        "bos_id": bos if adds_bos else None,
+        "known_bos_id": bos if bos >= 0 else None,
     }
     llama_cpp.llama_model_free(model)
     return result
@@ -146,16 +157,18 @@ def score(request: dict[str, Any], progress: Callable[..., None]) -> dict[str, A
     models = [variant] if baseline is None else [variant, baseline]
     for model in models:
         check_vocabulary(model, variant, windows)
-    shape = (windows.shape[0], context - 1 - first)
-    columns: dict[str, NDArray[Any]] = {"nll": np.full(shape, np.nan)}
-    if baseline is not None:
-        columns |= {"base_nll": np.full(shape, np.nan), "divergence": np.full(shape, np.nan)}
-        columns["top1_match"] = np.zeros(shape, dtype=bool)
-    non_finite = 0
-    for index, window in enumerate(windows):
-        non_finite += score_window(models, window, first, {name: rows[index] for name, rows in columns.items()})
+    kept = Kept(request["kept"])
+    for index, window in enumerate(windows[kept.done :], start=kept.done):
+        columns = {"nll": np.full(context - 1 - first, np.nan)}
+        if baseline is not None:
+            columns |= {name: np.full(context - 1 - first, np.nan) for name in ("base_nll", "divergence")}
+            columns["top1_match"] = np.zeros(context - 1 - first, dtype=bool)
+        score_window(models, window, first, columns)
+        kept.add(**columns)
         progress(index + 1, len(windows), "windows")
-    np.savez(request["arrays"], allow_pickle=False, **columns)
+    scores = kept.columns()
+    np.savez(request["arrays"], allow_pickle=False, **scores)
+    non_finite = int(np.isnan(scores["nll"]).sum())
     return {"non_finite": non_finite, "llama_cpp_python": llama_cpp.__version__, "system": system_info()}
 
 
@@ -170,12 +183,11 @@ def check_vocabulary(model: Model, variant: Model, windows: Ids) -> None:
         raise ScorerError("vocabulary_mismatch", f"the windows hold token ids that {model.path} does not have")
 
 
-def score_window(models: Sequence[Model], window: Ids, first: int, columns: dict[str, NDArray[Any]]) -> int:
-    """Fill one window's row of every column; returns how many positions had logits that are not finite."""
+def score_window(models: Sequence[Model], window: Ids, first: int, columns: dict[str, NDArray[Any]]) -> None:
+    """Fill one window's row of every column; NaN where logits are not finite."""
     for model in models:
         model.clear()
     last = len(window) - 2
-    non_finite = 0
     for start in range(0, len(window), BATCH):
         tokens = window[start : start + BATCH]
         wanted = [first <= start + index <= last for index in range(len(tokens))]
@@ -185,11 +197,9 @@ def score_window(models: Sequence[Model], window: Ids, first: int, columns: dict
             block = [rows[row : row + ROWS].astype(np.float64) for rows in logits]
             begin = done + row
             targets = window[begin + 1 : begin + 1 + len(block[0])]
-            scores, broken = score_rows(targets, *block)
-            non_finite += broken
+            scores, _ = score_rows(targets, *block)
             for name, values in scores.items():
                 columns[name][begin - first : begin - first + len(values)] = values
-    return non_finite
 
 
 def continuations(request: dict[str, Any], progress: Callable[..., None]) -> dict[str, Any]:
@@ -208,21 +218,91 @@ def continuations(request: dict[str, Any], progress: Callable[..., None]) -> dic
     model = Model(request["model"], longest, request["threads"], request["gpu_layers"])
     check_length(model, longest)
     total = sum(len(prompts) for prompts, _ in tokenized)
-    rows: list[Floats] = []
-    decoded = 0
+    kept = Kept(request["kept"])
+    asked = 0
     for prompts, shared in tokenized:
-        for last_logits, computed in after_prompts(model, prompts, shared):
-            rows.append(log_probabilities(last_logits, wanted))
-            decoded += computed
-            progress(len(rows), total, "questions")
-    logprobs = np.array(rows).reshape(total, len(wanted))
+        left, asked = prompts[max(0, kept.done - asked) :], asked + len(prompts)
+        for done, (last_logits, computed) in enumerate(after_prompts(model, left, shared), start=asked - len(left) + 1):
+            kept.add(logprobs=log_probabilities(last_logits, wanted), decoded=computed)
+            progress(done, total, "questions")
+    columns = kept.columns()
+    logprobs = columns["logprobs"].reshape(total, len(wanted))
     np.savez(request["arrays"], allow_pickle=False, logprobs=logprobs)
     return {
         "token_ids": list(wanted),
         "non_finite": int(np.isnan(logprobs).any(axis=1).sum()),
         "prompt_tokens": sum(len(prompt) for prompts, _ in tokenized for prompt in prompts),
-        "decoded_tokens": decoded,
+        "decoded_tokens": int(columns["decoded"].sum()),
     }
+
+
+def likelihoods(request: dict[str, Any], progress: Callable[..., None]) -> dict[str, Any]:
+    """Log-likelihoods of whole continuations, each prompt's own, in the order of the prompts."""
+    groups = json.loads(Path(request["prompts"]).read_text(encoding="utf-8"))
+    vocab_model = load_model(request["model"], vocab_only=True)
+    vocab = llama_cpp.llama_model_get_vocab(vocab_model)
+    tokenized = []
+    for group in groups:
+        prompts, shared = tokenized_group(vocab, group["prefix"], group["endings"])
+        whole = zip(group["endings"], prompts, group["choices"], strict=True)
+        choices = [
+            [prompt_tokens(vocab, group["prefix"] + ending + text)[len(prompt) :] for text in texts]
+            for ending, prompt, texts in whole
+        ]
+        tokenized.append((prompts, choices, shared))
+    llama_cpp.llama_model_free(vocab_model)
+    if any(len(ids) == 0 for _, choices, _ in tokenized for own in choices for ids in own):
+        raise ScorerError("no_token", "a continuation adds no token to its prompt")
+    longest = max(
+        len(prompt) + max(map(len, own)) - 1
+        for prompts, choices, _ in tokenized
+        for prompt, own in zip(prompts, choices, strict=True)
+    )
+    model = Model(request["model"], longest, request["threads"], request["gpu_layers"])
+    check_length(model, longest)
+    total = sum(len(own) for _, choices, _ in tokenized for own in choices)
+    kept = Kept(request["kept"])
+    asked = 0
+    for prompts, choices, shared in tokenized:
+        left: list[tuple[Ids, list[Ids]]] = []
+        for prompt, own in zip(prompts, choices, strict=True):
+            asked += len(own)
+            if asked > kept.done:
+                left.append((prompt, own[max(0, kept.done - asked + len(own)) :]))
+        if not left:
+            continue
+        after = after_prompts(model, [prompt for prompt, _ in left], shared)
+        for (prompt, own), (last_logits, computed) in zip(left, after, strict=True):
+            for place, ids in enumerate(own):
+                found, greedy, decoded = following(model, prompt, last_logits, ids)
+                kept.add(logprobs=found, greedy=greedy, tokens=len(ids), decoded=decoded + (0 if place else computed))
+                progress(len(kept), total, "choices")
+    columns = kept.columns()
+    np.savez(
+        request["arrays"], allow_pickle=False, **{name: columns[name] for name in ("logprobs", "greedy", "tokens")}
+    )
+    return {
+        "non_finite": int(np.isnan(columns["logprobs"]).sum()),
+        "prompt_tokens": sum(len(prompt) for prompts, *_ in tokenized for prompt in prompts),
+        "decoded_tokens": int(columns["decoded"].sum()),
+    }
+
+
+def following(model: Model, prompt: Ids, last_logits: Floats, ids: Ids) -> tuple[float, bool, int]:
+    """Log-likelihood of `ids` after a prompt that was just decoded, whether they are the likeliest, tokens decoded."""
+    rows, decoded = [last_logits[np.newaxis]], 0
+    before = ids[:-1]
+    if len(before):
+        if not model.forget_from(len(prompt)):
+            model.clear()
+            decode_all(model, prompt, 0)
+            decoded = len(prompt)
+        for start in range(0, len(before), model.batch_size):
+            batch = before[start : start + model.batch_size]
+            rows.append(model.decode(batch, len(prompt) + start, [True] * len(batch)).astype(np.float64))
+        decoded += len(before)
+    found, greedy = likelihood(np.concatenate(rows), ids)
+    return found, greedy, decoded
 
 
 def check_length(model: Model, longest: int) -> None:
@@ -274,6 +354,8 @@ def after_prompts(model: Model, prompts: Sequence[Ids], shared: int) -> Iterator
 
     The first `shared` tokens are decoded once and kept; a model whose memory cannot be cut decodes every prompt whole.
     """
+    if not prompts:
+        return
     model.clear()
     decode_all(model, prompts[0][:shared], 0)
     kept = shared

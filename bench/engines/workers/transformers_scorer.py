@@ -22,11 +22,13 @@ if TYPE_CHECKING:
         ScorerError,
         bos_of,
         load_tokenizer,
+        remaining,
         single_tokens,
         tokenize,
+        tokenized_choices,
         tokenized_group,
     )
-    from bench.engines.workers.score_rows import ROWS, Floats, Ids, log_probabilities, score_rows
+    from bench.engines.workers.score_rows import ROWS, Ids, Kept, likelihood, log_probabilities, score_rows
 else:
 
     def beside(name: str) -> Any:
@@ -37,10 +39,11 @@ else:
         return module
 
     shared, tokens = beside("score_rows"), beside("hf_tokens")
-    ROWS, Floats, Ids = shared.ROWS, shared.Floats, shared.Ids
+    ROWS, Ids, Kept, likelihood = shared.ROWS, shared.Ids, shared.Kept, shared.likelihood
     log_probabilities, score_rows = shared.log_probabilities, shared.score_rows
     ScorerError, bos_of, load_tokenizer = tokens.ScorerError, tokens.bos_of, tokens.load_tokenizer
     single_tokens, tokenize, tokenized_group = tokens.single_tokens, tokens.tokenize, tokens.tokenized_group
+    remaining, tokenized_choices = tokens.remaining, tokens.tokenized_choices
 
 #: Methods whose kernel GPTQModel would choose, and compile for minutes → its plain one, in torch.
 KERNELS = {"gptq": "gptq_torch", "awq": "torch_awq"}
@@ -60,7 +63,8 @@ def run(request: dict[str, Any], progress: Callable[..., None]) -> dict[str, Any
         return tokenize(request)
     torch.set_num_threads(request["threads"])
     with torch.inference_mode():
-        return {"score": score, "continuations": continuations}[request["task"]](request, progress)
+        tasks = {"score": score, "continuations": continuations, "likelihoods": likelihoods}
+        return tasks[request["task"]](request, progress)
 
 
 # Models
@@ -115,11 +119,11 @@ class Model:
         wanted = len(ids) - first
         return self._array(self.model(self._tensor(ids), use_cache=False, logits_to_keep=wanted).logits[0, :-1])
 
-    def after(self, ids: Ids, past: Any, *, remember: bool) -> tuple[NDArray[np.float32], Any]:
-        """Logits after the last of `ids`, shape (vocabulary,), which follow what is remembered in `past`; and, with
-        `remember`, what is remembered then."""
-        found = self.model(self._tensor(ids), past_key_values=past, use_cache=remember, logits_to_keep=1)
-        last: NDArray[np.float32] = self._array(found.logits[0, -1:])[0]
+    def after(self, ids: Ids, past: Any, *, remember: bool, rows: int = 1) -> tuple[NDArray[np.float32], Any]:
+        """Logits after each of the last `rows` of `ids`, shape (rows, vocabulary), which follow what is remembered in
+        `past`; and, with `remember`, what is remembered then."""
+        found = self.model(self._tensor(ids), past_key_values=past, use_cache=remember, logits_to_keep=rows)
+        last = self._array(found.logits[0, -rows:])
         return last, getattr(found, "past_key_values", None) if remember else None
 
     def _tensor(self, ids: Ids) -> Any:
@@ -155,16 +159,18 @@ def score(request: dict[str, Any], progress: Callable[..., None]) -> dict[str, A
     models = [Model(path, request["dtype"], method) for path, method in asked if path is not None]
     for model in models:
         check_vocabulary(model, models[0], windows)
-    shape = (windows.shape[0], context - 1 - first)
-    columns: dict[str, NDArray[Any]] = {"nll": np.full(shape, np.nan)}
-    if len(models) > 1:
-        columns |= {"base_nll": np.full(shape, np.nan), "divergence": np.full(shape, np.nan)}
-        columns["top1_match"] = np.zeros(shape, dtype=bool)
-    non_finite = 0
-    for index, window in enumerate(windows):
-        non_finite += score_window(models, window, first, {name: rows[index] for name, rows in columns.items()})
+    kept = Kept(request["kept"])
+    for index, window in enumerate(windows[kept.done :], start=kept.done):
+        columns = {"nll": np.full(context - 1 - first, np.nan)}
+        if len(models) > 1:
+            columns |= {name: np.full(context - 1 - first, np.nan) for name in ("base_nll", "divergence")}
+            columns["top1_match"] = np.zeros(context - 1 - first, dtype=bool)
+        score_window(models, window, first, columns)
+        kept.add(**columns)
         progress(index + 1, len(windows), "windows")
-    np.savez(request["arrays"], allow_pickle=False, **columns)
+    scores = kept.columns()
+    np.savez(request["arrays"], allow_pickle=False, **scores)
+    non_finite = int(np.isnan(scores["nll"]).sum())
     return {"non_finite": non_finite, "transformers": transformers.__version__, "device": models[0].device}
 
 
@@ -177,18 +183,15 @@ def check_vocabulary(model: Model, variant: Model, windows: Ids) -> None:
         raise ScorerError("vocabulary_mismatch", "the windows hold token ids that the model does not have")
 
 
-def score_window(models: Sequence[Model], window: Ids, first: int, columns: dict[str, NDArray[Any]]) -> int:
-    """Fill one window's row of every column; returns how many positions had logits that are not finite."""
+def score_window(models: Sequence[Model], window: Ids, first: int, columns: dict[str, NDArray[Any]]) -> None:
+    """Fill one window's row of every column; NaN where logits are not finite."""
     logits = [model.logits(window, first) for model in models]
     targets = window[first + 1 :]
-    non_finite = 0
     for start in range(0, len(targets), ROWS):
         block = [rows[start : start + ROWS].astype(np.float64) for rows in logits]
-        scores, broken = score_rows(targets[start : start + ROWS], *block)
-        non_finite += broken
+        scores, _ = score_rows(targets[start : start + ROWS], *block)
         for name, values in scores.items():
             columns[name][start : start + len(values)] = values
-    return non_finite
 
 
 def continuations(request: dict[str, Any], progress: Callable[..., None]) -> dict[str, Any]:
@@ -204,40 +207,80 @@ def continuations(request: dict[str, Any], progress: Callable[..., None]) -> dic
     (wanted,) = found
     model = Model(request["model"], request["dtype"], request["load_method"])
     longest = max(len(prompt) for prompts, _ in tokenized for prompt in prompts)
-    if model.trained is not None and longest > model.trained:
-        message = f"a prompt has {longest} tokens, the model was trained for {model.trained}"
-        raise ScorerError("prompt_too_long", message)
+    check_length(model, longest)
     total = sum(len(prompts) for prompts, _ in tokenized)
-    rows: list[Floats] = []
-    decoded = 0
+    kept = Kept(request["kept"])
+    asked = 0
     for prompts, shared_length in tokenized:
-        for last_logits, computed in after_prompts(model, prompts, shared_length):
-            rows.append(log_probabilities(last_logits.astype(np.float64), wanted))
-            decoded += computed
-            progress(len(rows), total, "questions")
-    logprobs = np.array(rows).reshape(total, len(wanted))
+        left, asked = prompts[max(0, kept.done - asked) :], asked + len(prompts)
+        for last_logits, computed in after_prompts(model, left, shared_length):
+            kept.add(logprobs=log_probabilities(last_logits.astype(np.float64), wanted), decoded=computed)
+            progress(len(kept), total, "questions")
+    columns = kept.columns()
+    logprobs = columns["logprobs"].reshape(total, len(wanted))
     np.savez(request["arrays"], allow_pickle=False, logprobs=logprobs)
     return {
         "token_ids": list(wanted),
         "non_finite": int(np.isnan(logprobs).any(axis=1).sum()),
         "prompt_tokens": sum(len(prompt) for prompts, _ in tokenized for prompt in prompts),
-        "decoded_tokens": decoded,
+        "decoded_tokens": int(columns["decoded"].sum()),
+    }
+
+
+def check_length(model: Model, longest: int) -> None:
+    """A prompt beyond the trained context would be scored by a model that never saw such positions."""
+    if model.trained is not None and longest > model.trained:
+        message = f"a prompt has {longest} tokens, the model was trained for {model.trained}"
+        raise ScorerError("prompt_too_long", message)
+
+
+def likelihoods(request: dict[str, Any], progress: Callable[..., None]) -> dict[str, Any]:
+    """Log-likelihoods of whole continuations, each prompt's own, in the order of the prompts.
+
+    A prompt is computed once a continuation, with what its group shares kept.
+    """
+    groups = json.loads(Path(request["prompts"]).read_text(encoding="utf-8"))
+    tokenizer = load_tokenizer(request["model"])
+    tokenized = [tokenized_choices(tokenizer, bos_of(tokenizer), group) for group in groups]
+    model = Model(request["model"], request["dtype"], request["load_method"])
+    check_length(model, max(len(prompt) + len(ids) for found, _ in tokenized for prompt, own in found for ids in own))
+    total = sum(len(own) for found, _ in tokenized for _, own in found)
+    kept = Kept(request["kept"])
+    asked = 0
+    for found, shared_length in tokenized:
+        left = remaining(found, kept.done - asked)
+        asked += sum(len(own) for _, own in found)
+        pairs = [(prompt, ids) for prompt, own in left for ids in own]
+        sequences = [np.concatenate([prompt, ids[:-1]]) for prompt, ids in pairs]
+        scored = after_prompts(model, sequences, shared_length, [len(ids) for _, ids in pairs])
+        for (_, ids), (rows, computed) in zip(pairs, scored, strict=True):
+            logprob, greedy = likelihood(rows.astype(np.float64), ids)
+            kept.add(logprobs=logprob, greedy=greedy, tokens=len(ids), decoded=computed)
+            progress(len(kept), total, "choices")
+    columns = kept.columns()
+    np.savez(
+        request["arrays"], allow_pickle=False, **{name: columns[name] for name in ("logprobs", "greedy", "tokens")}
+    )
+    return {
+        "non_finite": int(np.isnan(columns["logprobs"]).sum()),
+        "prompt_tokens": sum(len(prompt) for found, _ in tokenized for prompt, _ in found),
+        "decoded_tokens": int(columns["decoded"].sum()),
     }
 
 
 def after_prompts(
-    model: Model, prompts: Sequence[Ids], shared_length: int
+    model: Model, prompts: Sequence[Ids], shared_length: int, rows: Sequence[int] = ()
 ) -> Iterator[tuple[NDArray[np.float32], int]]:
-    """For each prompt the logits after its last token, and the tokens computed for it.
+    """For each prompt the logits after its last token, or those after its last `rows`, and the tokens computed for it.
 
     The first is computed whole, and what all share is kept of it. A model that cannot forget the rest, such as one
     whose attention has a window or one with a recurrent state, computes every prompt whole.
     """
     past, kept = None, 0
     remember = shared_length > 0 and len(prompts) > 1
-    for prompt in prompts:
-        logits, past = model.after(prompt[kept:], past, remember=remember)
-        yield logits, len(prompt) - kept
+    for index, prompt in enumerate(prompts):
+        logits, past = model.after(prompt[kept:], past, remember=remember, rows=rows[index] if rows else 1)
+        yield logits if rows else logits[0], len(prompt) - kept
         remember = remember and forget_last(past, len(prompt) - shared_length)
         past, kept = (past, shared_length) if remember else (None, 0)
 

@@ -26,11 +26,13 @@ if TYPE_CHECKING:
         ScorerError,
         bos_of,
         load_tokenizer,
+        remaining,
         single_tokens,
         tokenize,
+        tokenized_choices,
         tokenized_group,
     )
-    from bench.engines.workers.score_rows import ROWS, Ids, score_rows
+    from bench.engines.workers.score_rows import ROWS, Ids, Kept, score_rows
 else:
 
     def beside(name: str) -> Any:
@@ -41,9 +43,10 @@ else:
         return module
 
     shared, tokens = beside("score_rows"), beside("hf_tokens")
-    ROWS, Ids, score_rows = shared.ROWS, shared.Ids, shared.score_rows
+    ROWS, Ids, Kept, score_rows = shared.ROWS, shared.Ids, shared.Kept, shared.score_rows
     ScorerError, bos_of, load_tokenizer = tokens.ScorerError, tokens.bos_of, tokens.load_tokenizer
     single_tokens, tokenize, tokenized_group = tokens.single_tokens, tokens.tokenize, tokens.tokenized_group
+    remaining, tokenized_choices = tokens.remaining, tokens.tokenized_choices
 
 #: In messages of vLLM and torch about memory, and about a checkpoint that is not what it should be. Others (a backend,
 #: a driver, a kernel that does not exist) say nothing against the checkpoint.
@@ -60,6 +63,8 @@ BROKEN = re.compile(
 ENTRY_BYTES = 130
 #: Settings by which the engine itself loses something.
 LOSSY = ("quantization", "kv_cache_dtype")
+#: Prompts given to the engine at once, between which what was found is kept.
+AT_ONCE = 64
 #: Left free on the disk that a baseline's logits go to.
 SPARE_BYTES = 1 << 30
 
@@ -72,7 +77,8 @@ def run(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     if task == "tokenize":
         return tokenize(request)
     sys.path[:0] = request["path"]  # where plugins of vLLM are found
-    return {"spool": spool, "score": score, "continuations": continuations}[task](request, progress)
+    tasks = {"spool": spool, "score": score, "continuations": continuations, "likelihoods": likelihoods}
+    return tasks[task](request, progress)
 
 
 class Model:
@@ -152,6 +158,15 @@ class Model:
         cached = sum(answer.num_cached_tokens or 0 for answer in answers)
         return np.array(rows, dtype=np.float64), sum(map(len, prompts)) - cached
 
+    def likelihoods(self, pairs: list[tuple[Ids, Ids]]) -> list[tuple[float, bool]]:
+        """Log-probability of each continuation after its prompt, and whether all its tokens are the likeliest."""
+        whole = [np.concatenate(pair).tolist() for pair in pairs]
+        found = []
+        for answer, (_, ids) in zip(self._generate(whole, prompt_logprobs=0), pairs, strict=True):
+            own = [entry[int(token)] for entry, token in zip(answer.prompt_logprobs[-len(ids) :], ids, strict=True)]
+            found.append((sum(entry.logprob for entry in own), all(entry.rank == 1 for entry in own)))
+        return found
+
     def _generate(self, prompts: list[list[int]], **asked: Any) -> list[Any]:
         parameters = vllm.SamplingParams(temperature=0.0, max_tokens=1, detokenize=False, **asked)
         found: list[Any] = self.engine.generate(
@@ -195,7 +210,8 @@ def spool(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         message = f"the baseline's logits take {needed >> 20} MiB, and {free >> 20} MiB are free: score fewer windows"
         raise ScorerError("disk_full", message)
     rows = np.lib.format.open_memmap(request["logits"], mode="w+", dtype=np.float32, shape=shape)
-    for index, window in enumerate(windows):
+    done = Kept(request["kept"]).done
+    for index, window in enumerate(windows[done:], start=done):
         rows[index] = model.logits(window, first)
         progress(index + 1, len(windows), "windows", "baseline")
     rows.flush()
@@ -208,26 +224,28 @@ def score(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     windows, first = read_windows(request, model), request["first"]
     shape = (windows.shape[0], windows.shape[1] - 1 - first)
     baseline = None
-    columns: dict[str, NDArray[Any]] = {"nll": np.full(shape, np.nan)}
     if request["spooled"] is not None:
         baseline = np.load(request["spooled"], mmap_mode="r", allow_pickle=False)
         if baseline.shape[2] != model.vocabulary:
             sizes = f"{model.vocabulary} tokens in the variant, {baseline.shape[2]} in the baseline"
             raise ScorerError("vocabulary_mismatch", f"vocabularies differ: {sizes}")
-        columns |= {"base_nll": np.full(shape, np.nan), "divergence": np.full(shape, np.nan)}
-        columns["top1_match"] = np.zeros(shape, dtype=bool)
-    non_finite = 0
-    for index, window in enumerate(windows):
+    kept = Kept(request["kept"])
+    for index, window in enumerate(windows[kept.done :], start=kept.done):
+        columns: dict[str, NDArray[Any]] = {"nll": np.full(shape[1], np.nan)}
+        if baseline is not None:
+            columns |= {"base_nll": np.full(shape[1], np.nan), "divergence": np.full(shape[1], np.nan)}
+            columns["top1_match"] = np.zeros(shape[1], dtype=bool)
         sides = [model.logits(window, first), *([] if baseline is None else [baseline[index]])]
         for start in range(0, shape[1], ROWS):
             block = [rows[start : start + ROWS].astype(np.float64) for rows in sides]
-            scores, broken = score_rows(window[first + 1 :][start : start + ROWS], *block)
-            non_finite += broken
+            scores, _ = score_rows(window[first + 1 :][start : start + ROWS], *block)
             for name, values in scores.items():
-                columns[name][index][start : start + len(values)] = values
+                columns[name][start : start + len(values)] = values
+        kept.add(**columns)
         progress(index + 1, len(windows), "windows")
-    np.savez(request["arrays"], allow_pickle=False, **columns)
-    return {"non_finite": non_finite, "vllm": vllm.__version__}
+    found = kept.columns()
+    np.savez(request["arrays"], allow_pickle=False, **found)
+    return {"non_finite": int(np.isnan(found["nll"]).sum()), "vllm": vllm.__version__}
 
 
 def continuations(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -242,26 +260,61 @@ def continuations(request: dict[str, Any], progress: Progress) -> dict[str, Any]
         raise ScorerError("not_one_token", f"{texts} are not the same tokens after every prompt")
     (wanted,) = found
     longest = max(len(prompt) for prompts in tokenized for prompt in prompts)
-    config = json.loads((Path(request["model"]) / "config.json").read_text(encoding="utf-8"))
-    trained = (config.get("text_config") or config).get("max_position_embeddings")
-    if trained is not None and longest + 1 > trained:
-        raise ScorerError("prompt_too_long", f"a prompt has {longest} tokens, the model was trained for {trained}")
-    model = Model(
-        request["model"], request["load_method"], {**request["options"], "enable_prefix_caching": True}, longest + 1
-    )
-    total, decoded = sum(map(len, tokenized)), 0
-    rows: list[NDArray[np.float64]] = []
+    model = sized(request, longest)
+    total = sum(map(len, tokenized))
+    kept = Kept(request["kept"])
+    asked = 0
     for prompts in tokenized:
-        logprobs, computed = model.after(prompts, wanted)
-        rows += list(logprobs)
-        decoded += computed
-        progress(len(rows), total, "questions")
-    logprobs = np.array(rows).reshape(total, len(wanted))
+        left, asked = prompts[max(0, kept.done - asked) :], asked + len(prompts)
+        for start in range(0, len(left), AT_ONCE):
+            logprobs, computed = model.after(left[start : start + AT_ONCE], wanted)
+            for place, row in enumerate(logprobs):
+                kept.add(logprobs=row, decoded=0 if place else computed)
+            progress(len(kept), total, "questions")
+    columns = kept.columns()
+    logprobs = columns["logprobs"].reshape(total, len(wanted))
     logprobs[~np.isfinite(logprobs).all(axis=1)] = np.nan
     np.savez(request["arrays"], allow_pickle=False, logprobs=logprobs)
     return {
         "token_ids": list(wanted),
         "non_finite": int(np.isnan(logprobs).any(axis=1).sum()),
         "prompt_tokens": sum(len(prompt) for prompts in tokenized for prompt in prompts),
-        "decoded_tokens": decoded,
+        "decoded_tokens": int(columns["decoded"].sum()),
+    }
+
+
+def sized(request: dict[str, Any], longest: int) -> Model:
+    """The model for prompts of up to `longest` tokens; one beyond the trained context is an error."""
+    config = json.loads((Path(request["model"]) / "config.json").read_text(encoding="utf-8"))
+    trained = (config.get("text_config") or config).get("max_position_embeddings")
+    if trained is not None and longest + 1 > trained:
+        raise ScorerError("prompt_too_long", f"a prompt has {longest} tokens, the model was trained for {trained}")
+    options = {**request["options"], "enable_prefix_caching": True}
+    return Model(request["model"], request["load_method"], options, longest + 1)
+
+
+def likelihoods(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Log-likelihoods of whole continuations, each prompt's own, in the order of the prompts.
+
+    Prompt log-probabilities leave vLLM's prefix cache aside: every prompt is computed whole, once a continuation.
+    """
+    groups = json.loads(Path(request["prompts"]).read_text(encoding="utf-8"))
+    tokenizer = load_tokenizer(request["model"])
+    tokenized = [tokenized_choices(tokenizer, bos_of(tokenizer), group)[0] for group in groups]
+    flat = [choice for found in tokenized for choice in found]
+    pairs = [(prompt, ids) for prompt, own in flat for ids in own]
+    model = sized(request, max(len(prompt) + len(ids) for prompt, ids in pairs))
+    kept = Kept(request["kept"])
+    left = [(prompt, ids) for prompt, own in remaining(flat, kept.done) for ids in own]
+    for start in range(0, len(left), AT_ONCE):
+        batch = left[start : start + AT_ONCE]
+        for (_, ids), (logprob, greedy) in zip(batch, model.likelihoods(batch), strict=True):
+            kept.add(logprobs=logprob if np.isfinite(logprob) else np.nan, greedy=greedy, tokens=len(ids))
+        progress(len(kept), len(pairs), "choices")
+    columns = kept.columns()
+    np.savez(request["arrays"], allow_pickle=False, **columns)
+    return {
+        "non_finite": int(np.isnan(columns["logprobs"]).sum()),
+        "prompt_tokens": sum(len(prompt) for prompt, _ in flat),
+        "decoded_tokens": sum(len(prompt) + len(ids) for prompt, ids in pairs),
     }

@@ -40,11 +40,12 @@ class Remembering:
         self.memory = memory
         self.computed = 0
 
-    def after(self, ids: Any, past: Any, *, remember: bool) -> tuple[Any, Any]:
-        assert len(ids)
+    def after(self, ids: Any, past: Any, *, remember: bool, rows: int = 1) -> tuple[Any, Any]:
+        assert len(ids) >= rows
         self.computed += len(ids)
         held = [*(past.held if past else []), *ids.tolist()]
-        logits = np.array([hash(tuple(held)) % 1000, len(held)], dtype=np.float32)
+        seen = [held[: len(held) - rows + row + 1] for row in range(rows)]
+        logits = np.array([[hash(tuple(each)) % 1000, len(each)] for each in seen], dtype=np.float32)
         return logits, Memory(held, self.memory == "cuts") if remember and self.memory != "none" else None
 
 
@@ -58,16 +59,16 @@ def test_every_prompt_is_seen_whole_whatever_is_kept(worker: Any, shared: int, m
     model = Remembering(memory)
     found = list(worker.after_prompts(model, PROMPTS, shared))
     for prompt, (logits, _) in zip(PROMPTS, found, strict=True):
-        assert logits.tolist() == Remembering().after(prompt, None, remember=False)[0].tolist()
+        assert logits.tolist() == Remembering().after(prompt, None, remember=False)[0][0].tolist()
     assert sum(computed for _, computed in found) == model.computed
     assert model.computed == (WHOLE - 2 * shared if memory == "cuts" else WHOLE)
 
 
 def test_one_prompt_alone_remembers_nothing(worker: Any) -> None:
     class Forgetful(Remembering):
-        def after(self, ids: Any, past: Any, *, remember: bool) -> tuple[Any, Any]:
+        def after(self, ids: Any, past: Any, *, remember: bool, rows: int = 1) -> tuple[Any, Any]:
             assert not remember
-            return super().after(ids, past, remember=remember)
+            return super().after(ids, past, remember=remember, rows=rows)
 
     ((_, computed),) = worker.after_prompts(Forgetful(), PROMPTS[:1], 6)
     assert computed == len(PROMPTS[0])
@@ -82,3 +83,21 @@ def test_values_of_finite_rows_are_put_back_in_their_places() -> None:
     placed = spread(np.array([5.0, 6.0]), np.array([False, True, False, True]))
     assert np.isnan(placed).tolist() == [True, False, True, False]
     assert placed[[1, 3]].tolist() == [5.0, 6.0]
+
+
+@pytest.mark.parametrize("memory", ["cuts", "stays"])
+def test_every_token_of_a_continuation_gets_its_row(worker: Any, memory: str) -> None:
+    found = list(worker.after_prompts(Remembering(memory), PROMPTS, 5, [1, 3, 2]))
+    for prompt, (rows, _), wanted in zip(PROMPTS, found, [1, 3, 2], strict=True):
+        assert rows.shape == (wanted, 2)
+        assert rows[:, 1].tolist() == list(range(len(prompt) - wanted + 1, len(prompt) + 1))
+
+
+def test_what_is_left_of_choices_begins_within_a_question() -> None:
+    from bench.engines.workers.hf_tokens import remaining
+
+    choices = [(np.array([1]), [np.array([10]), np.array([11])]), (np.array([2]), [np.array([12]), np.array([13])])]
+    left = [[int(prompt[0]), *(int(ids[0]) for ids in own)] for prompt, own in remaining(choices, 3)]
+    assert left == [[2, 13]]
+    assert len(remaining(choices, 0)) == 2
+    assert remaining(choices, 4) == []

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from bench.base.progress import Progress
 from bench.engines.scoring import (
     BaselineScores,
+    ChoiceGroup,
     ContinuationScores,
+    LikelihoodScores,
     PromptGroup,
     ScorableModel,
     ScoredBy,
@@ -65,6 +67,7 @@ class FormulaScorer:
         baseline: ScorableModel | None,
         work_dir: Path,
         progress: Progress,
+        kept: Path | None = None,
     ) -> TokenScores:
         self.scored.append((windows, variant.key, None if baseline is None else baseline.key))
         wiggle: NDArray[np.float64] = windows.targets / 1000.0
@@ -88,6 +91,7 @@ class FormulaScorer:
         model: ScorableModel,
         work_dir: Path,
         progress: Progress,
+        kept: Path | None = None,
     ) -> ContinuationScores:
         self.asked.append((model.key, tuple(groups)))
         prompts = sum(len(group.endings) for group in groups)
@@ -103,5 +107,33 @@ class FormulaScorer:
             non_finite=int(self.broken),
             prompt_tokens=prompts,
             decoded_tokens=prompts,
+            usage={"wall_s": 0.1},
+        )
+
+    def likelihoods(
+        self,
+        groups: Sequence[ChoiceGroup],
+        *,
+        model: ScorableModel,
+        work_dir: Path,
+        progress: Progress,
+        kept: Path | None = None,
+    ) -> LikelihoodScores:
+        """The picked choice costs one nat, every other one nat and a little a character."""
+        self.asked.append((model.key, tuple(groups)))
+        pattern = self.picks.get(model.key, "0")
+        own = [choices for group in groups for choices in group.choices]
+        logprobs = [
+            -1.0 if place == int(pattern[row % len(pattern)]) else -1.0 - 0.01 * len(text)
+            for row, choices in enumerate(own)
+            for place, text in enumerate(choices)
+        ]
+        return LikelihoodScores(
+            logprobs=np.array(logprobs),
+            greedy=np.zeros(len(logprobs), dtype=bool),
+            tokens=np.ones(len(logprobs), dtype=np.int64),
+            non_finite=0,
+            prompt_tokens=len(own),
+            decoded_tokens=len(own),
             usage={"wall_s": 0.1},
         )

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import bench.engines.scoring
+from bench.engines.workers.score_rows import Kept, likelihood
 
 WORKER = Path(bench.engines.scoring.__file__).parent / "workers" / "llama_cpp_scorer.py"
 
@@ -104,7 +105,7 @@ def test_each_position_is_scored_against_the_token_after_it(worker: Any, context
     window = np.roll(np.arange(context, dtype=np.int32), 1)  # the token after position i is i
     model = Recorded(vocabulary)
     nll = np.full(context - 1 - first, np.nan)
-    assert worker.score_window([model], window, first, {"nll": nll}) == 0
+    worker.score_window([model], window, first, {"nll": nll})
     assert model.positions == list(range(context))
     certain = math.log(math.exp(5.0) + vocabulary - 1) - 5.0
     assert nll == pytest.approx(np.full(len(nll), certain))
@@ -186,3 +187,32 @@ def test_log_probabilities_of_chosen_tokens(worker: Any) -> None:
     assert worker.log_probabilities(logits, (2, 0)) == pytest.approx([math.log(0.125), math.log(0.5)])
     logits[3] = np.inf
     assert np.isnan(worker.log_probabilities(logits, (2, 0))).all()
+
+
+def test_rows_on_disk_go_on_where_a_killed_worker_left_them(tmp_path: Path) -> None:
+    first = Kept(str(tmp_path))
+    for row in range(3):
+        first.add(nll=np.array([row, np.nan]), tokens=row)
+    first.write()
+    first.add(nll=np.array([9.0, 9.0]), tokens=9)  # in memory when the worker is killed
+    (tmp_path / "unfinished.npz").write_bytes(b"cut short")
+    second = Kept(str(tmp_path))
+    assert (second.done, len(second)) == (3, 3)
+    second.add(nll=np.array([3.0, 3.0]), tokens=3)
+    columns = second.columns()
+    assert columns["nll"][:, 0].tolist() == [0.0, 1.0, 2.0, 3.0]
+    assert np.isnan(columns["nll"][:3, 1]).all()
+    assert columns["tokens"].tolist() == [0, 1, 2, 3]
+    assert Kept(str(tmp_path)).done == 4
+    assert Kept(None).columns() == {}
+
+
+def test_a_likelihood_is_the_sum_and_says_whether_it_is_greedy() -> None:
+    rows = np.log(np.array([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]))
+    found, greedy = likelihood(rows, np.array([0, 2]))
+    assert (found, greedy) == pytest.approx((math.log(0.35), True))
+    found, greedy = likelihood(rows, np.array([0, 1]))
+    assert (found, greedy) == pytest.approx((math.log(0.1), False))
+    found, greedy = likelihood(np.array([[np.inf, 0.0]]), np.array([0]))
+    assert math.isnan(found)
+    assert not greedy

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,13 +9,13 @@ from hypothesis import strategies as st
 
 from bench.base.errors import UsageError
 from bench.engines.scoring import Tokens
-from bench.quality.config import ScoreFrom
+from bench.quality.config import Bos, ScoreFrom, WindowedTextConfig
 from bench.quality.windows import build_windows, first_scored, scored_bytes
 
 
 def tokens(count: int, bos_id: int | None = None) -> Tokens:
     ids = np.arange(100, 100 + count, dtype=np.int32)
-    return Tokens(ids=ids, byte_lengths=ids % 7, bos_id=bos_id, vocabulary=100 + count)
+    return Tokens(ids=ids, byte_lengths=ids % 7, bos_id=bos_id, vocabulary=100 + count, known_bos_id=1)
 
 
 @given(
@@ -58,3 +60,32 @@ def test_the_text_is_never_changed_by_bos() -> None:
     text = tokens(100, bos_id=1)
     build_windows(text, context=10, windows=0, score_from=ScoreFrom.second_half)
     assert text.ids[0] == 100
+
+
+@given(context=st.integers(4, 32), stride=st.integers(1, 31), count=st.integers(32, 300))
+def test_with_a_stride_every_token_is_scored_once_after_as_much_text(context: int, stride: int, count: int) -> None:
+    if stride >= context:
+        with pytest.raises(ValueError, match=r"below task\.context"):
+            WindowedTextConfig(context=context, stride=stride)
+        return
+    text = tokens(count)
+    built = build_windows(text, context=context, windows=0, score_from=ScoreFrom.second_half, stride=stride)
+    scored = built.targets.reshape(-1)
+    assert built.scored == stride
+    assert scored.tolist() == list(range(100 + context - stride, 100 + context - stride + scored.size))
+    assert count - (scored[-1] - 100 + 1) < stride, "no further window fits"
+    assert (scored_bytes(text, built, stride=stride) == built.targets % 7).all()
+
+
+def test_a_bos_is_as_asked() -> None:
+    whole = tokens(40, bos_id=100)  # the text begins with the BOS its vocabulary put there
+    cut = {"context": 10, "windows": 2, "score_from": ScoreFrom.second_half}
+    assert build_windows(whole, **cut).ids[:, 0].tolist() == [100, 100]  # type: ignore[arg-type]
+    without = build_windows(whole, **cut, bos=Bos.never)  # type: ignore[arg-type]
+    assert without.ids[:, 0].tolist() == [101, 111]
+    assert (scored_bytes(whole, without, bos=Bos.never) == without.targets % 7).all()
+    plain = tokens(40)
+    assert build_windows(plain, **cut).ids[:, 0].tolist() == [100, 110]  # type: ignore[arg-type]
+    assert build_windows(plain, **cut, bos=Bos.always).ids[:, 0].tolist() == [1, 1]  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="has no BOS"):
+        build_windows(dataclasses.replace(plain, known_bos_id=None), **cut, bos=Bos.always)  # type: ignore[arg-type]
