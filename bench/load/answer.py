@@ -2,43 +2,54 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from typing import Any
 
 import httptools
 import orjson
 
+from bench.load.dialect import Carried, carried, count, error_text
 from bench.load.outcome import End, ErrorKind, Status
 from bench.load.sse import Event, SseSplitter
 
 _MESSAGE_LIMIT = 300
-_TEXT_DELTAS = ("content", "reasoning_content", "reasoning", "refusal")
+_DATA = b"data: "
+_OTHER_TEXT = b"another text"
+#: Printable ASCII without the quote and the backslash: what a JSON string may hold as it is.
+_PLAIN = re.compile(rb"[ !#-\[\]-~]+").fullmatch
+_TEXT = re.compile(rb'"(?:text|content|refusal|reasoning_content|reasoning)" ?: ?"([ !#-\[\]-~]+)"')
+
+
+def _texts(data: bytes) -> list[tuple[int, int]]:
+    return [match.span(1) for match in _TEXT.finditer(data)]
 
 
 class EventLog:
-    """Token-bearing events of all answers of one worker as columns, in the order their last byte was read.
+    """Token-bearing events of all answers of one worker, in the order their last byte was read: a flat array of rows
+    (slot, kernel ns, user ns, bytes, tokens).
 
-    `tokens` is -1 where the stream did not say how many tokens an event carried.
+    kernel ns is the CLOCK_REALTIME stamp of the read that completed the event (0: none), user ns when that read
+    returned. tokens is -1 where the stream did not say how many tokens an event carried.
     """
 
-    def __init__(self) -> None:
-        self.slot = array("I")
-        self.kernel_ns = array("q")
-        """CLOCK_REALTIME stamp of the read that completed the event; 0: none."""
-        self.user_ns = array("q")
-        self.size = array("I")
-        self.tokens = array("i")
+    WIDTH = 5
 
-    def add(self, slot: int, kernel_ns: int, user_ns: int, size: int, tokens: int) -> None:
-        self.slot.append(slot)
-        self.kernel_ns.append(kernel_ns)
-        self.user_ns.append(user_ns)
-        self.size.append(size)
-        self.tokens.append(tokens)
+    def __init__(self, flat: array[int] | None = None) -> None:
+        self.flat: array[int] = array("q") if flat is None else flat
+
+    def column(self, number: int) -> list[int]:
+        """One column of what the array holds at the moment."""
+        return self.flat[number :: self.WIDTH].tolist()
 
 
 class Answer:
-    """Takes the reads of one exchange in order; `finish` says how it ended."""
+    """Takes the reads of one exchange in order; `finish` says how it ended.
+
+    A stream repeats itself: most reads are one HTTP chunk with one event that differs from an earlier one in its text
+    alone. From an event that was parsed, what stands before and behind its text is kept; a read that begins and ends
+    so, with plain text between, needs no parser to be understood. Everything else goes through httptools and orjson.
+    """
 
     def __init__(self, slot: int, log: EventLog) -> None:
         self.slot = slot
@@ -49,6 +60,10 @@ class Answer:
         """When the kernel handed the request's last byte to the device, CLOCK_REALTIME ns (0: not told), and when that
         was asked for, CLOCK_MONOTONIC ns."""
         self.events = 0
+        self.first_token = self.first_answer = self.last_token = (0, 0)
+        """(kernel ns, user ns) of the reads that brought the first event with tokens, the first that is no reasoning,
+        and the last; (0, 0) where there is none."""
+        self.reasoning_events = 0
         self.prompt_tokens: int | None = None
         self.cached_tokens: int | None = None
         self.output_tokens: int | None = None
@@ -58,7 +73,7 @@ class Answer:
         self.last_user_ns = 0
         self.token_reads = 0
         self.coalesced_reads = 0
-        self._log = log
+        self._add = log.flat.extend
         self._parser = httptools.HttpResponseParser(self)
         self._splitter = SseSplitter()
         self._tokens_seen = 0
@@ -69,18 +84,51 @@ class Answer:
         self._fault: ErrorKind | None = None
         self._message = ""
         self._opening = b""
+        self._between_chunks = False
+        self._learnt = b""
+        """What stands before the text of an event, from `data: ` on."""
+        self._before = b""
+        """The same while between two chunks and two events, else empty."""
+        self._behind = b""
+        self._reasons = False
+        self._patience = 1
+        self._learn_at = 1
 
     def feed(self, data: bytes, kernel_ns: int, user_ns: int) -> None:
         """The bytes of one read and when they came."""
-        self.last_kernel_ns, self.last_user_ns = kernel_ns, user_ns
+        self.last_kernel_ns = kernel_ns
+        self.last_user_ns = user_ns
+        before = self._before
+        if before:
+            start = data.find(b"\n", 1, 8) + 1
+            behind = self._behind
+            if data.startswith(before, start) and data.endswith(behind):
+                length = len(data)
+                size = length - start - 2
+                if data.startswith(b"%x\r\n" % size) and _PLAIN(data, start + len(before), length - len(behind)):
+                    self.events += 1
+                    self.token_reads += 1
+                    self.reasoning_events += self._reasons
+                    self._usage_runs_along = False
+                    self._patience = 1
+                    self.last_token = (kernel_ns, user_ns)
+                    self._add((self.slot, kernel_ns, user_ns, size, -1))
+                    return
+        self._feed_parsers(data)
+
+    def _feed_parsers(self, data: bytes) -> None:
         before = self.events
+        self._before = b""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
+            self._between_chunks = False
             self._blame(ErrorKind.bad_http, str(error))
         if self.events > before:
             self.token_reads += 1
             self.coalesced_reads += self.events > before + 1
+        if self._learnt and self._between_chunks and self._splitter.idle:
+            self._before = self._learnt
 
     # ---- called by httptools
 
@@ -94,6 +142,15 @@ class Answer:
         if status >= 200:
             self.http_status = status
 
+    def on_chunk_header(self) -> None:
+        self._between_chunks = False
+
+    def on_chunk_complete(self) -> None:
+        self._between_chunks = True
+
+    def on_message_complete(self) -> None:
+        self._between_chunks = False
+
     def on_body(self, body: bytes) -> None:
         if not self._any_event:
             self._opening += body[: 4 * _MESSAGE_LIMIT - len(self._opening)]
@@ -101,6 +158,8 @@ class Answer:
             return
         for event in self._splitter.feed(body):
             self._event(event)
+        if self._splitter.too_large:
+            self._blame(ErrorKind.too_large, "an event of more than 16 MiB")
 
     # ---- the dialects
 
@@ -120,36 +179,68 @@ class Answer:
             return
         if not isinstance(value, dict):
             self._blame(ErrorKind.bad_json, f"not an object: {data[:80]!r}")
-            return
-        if kind == b"error" or value.get("error") is not None:
-            self._blame(ErrorKind.stream_error, _error_text(value))
-            return
-        usage = value.get("usage")
-        total = self._usage(usage) if isinstance(usage, dict) else None
-        choices = value.get("choices")
-        if not choices:
-            return
+        elif kind == b"error" or value.get("error") is not None:
+            self._blame(ErrorKind.stream_error, error_text(value))
+        else:
+            usage = value.get("usage")
+            total = self._usage(usage) if isinstance(usage, dict) else None
+            if value.get("choices"):
+                self._choices(value["choices"], total, data, size)
+
+    def _choices(self, choices: Any, total: int | None, data: bytes, size: int) -> None:
+        """An event with choices; `total` are the completion tokens of its usage."""
         try:
             choice = choices[0]
-            if choice.get("finish_reason"):
-                self.finish_reason = str(choice["finish_reason"])
-            carries = choice.get("text") or _carries(choice.get("delta"))
+            finish = choice.get("finish_reason")
+            carries = carried(choice)
             ids = choice.get("token_ids")
         except (AttributeError, TypeError, KeyError, IndexError) as error:
             self._blame(ErrorKind.bad_json, f"unexpected shape ({error}): {data[:80]!r}")
             return
-        if carries:
-            self.events += 1
-            tokens = len(ids) if ids else self._fresh_tokens(total)
-            self._log.add(self.slot, self.last_kernel_ns, self.last_user_ns, size, tokens)
+        if finish:
+            self.finish_reason = str(finish)
+        if carries is None:
+            return
+        at = (self.last_kernel_ns, self.last_user_ns)
+        if not self.events:
+            self.first_token = at
+        if carries.reasoning:
+            self.reasoning_events += 1
+        elif self.reasoning_events == self.events:
+            self.first_answer = at
+        self.events += 1
+        self.last_token = at
+        tokens = len(ids) if ids else self._fresh_tokens(total)
+        self._add((self.slot, *at, size, tokens))
+        if self.events >= self._learn_at and tokens == -1 and total is None and not finish:
+            self._learn(data, size, carries)
+
+    def _learn(self, data: bytes, size: int, carries: Carried) -> None:
+        """Keep what stands around the text of an event, if another text there would mean another text and no more.
+
+        Where that did not help for the last one, wait twice as long before the next attempt.
+        """
+        if self._learnt and data.startswith(self._learnt[len(_DATA) :]):
+            return
+        self._learn_at = self.events + self._patience
+        self._patience *= 2
+        found = _texts(data)
+        if size != len(_DATA) + len(data) + 2 or len(found) != 1 or carries.text is None:
+            return
+        start, end = found[0]
+        before, behind = data[:start], data[end:]
+        other = carried(orjson.loads(before + _OTHER_TEXT + behind)["choices"][0])
+        if other is not None and other.text == _OTHER_TEXT.decode() and other.reasoning == carries.reasoning:
+            self._learnt, self._behind = _DATA + before, behind + b"\n\n\r\n"
+            self._reasons = carries.reasoning
 
     def _usage(self, usage: dict[str, Any]) -> int | None:
         """Note the usage so far; the completion tokens in it."""
-        self.prompt_tokens = _count(usage.get("prompt_tokens"), self.prompt_tokens)
+        self.prompt_tokens = count(usage.get("prompt_tokens"), self.prompt_tokens)
         details = usage.get("prompt_tokens_details")
         if isinstance(details, dict):
-            self.cached_tokens = _count(details.get("cached_tokens"), self.cached_tokens)
-        total = _count(usage.get("completion_tokens"), None)
+            self.cached_tokens = count(details.get("cached_tokens"), self.cached_tokens)
+        total = count(usage.get("completion_tokens"), None)
         if total is not None:
             self.output_tokens = total
         return total
@@ -197,23 +288,6 @@ class Answer:
         if self.finish_reason is None:
             return ErrorKind.early_done if self._done_marker else ErrorKind.truncated
         return None
-
-
-def _carries(delta: Any) -> bool:
-    """Whether a chat delta carries content, reasoning, a refusal or a tool call; the opening role delta does not."""
-    if not delta:
-        return False
-    return any(delta.get(name) for name in _TEXT_DELTAS) or bool(delta.get("tool_calls"))
-
-
-def _count(value: Any, otherwise: int | None) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else otherwise
-
-
-def _error_text(value: dict[str, Any]) -> str:
-    error = value.get("error", value)
-    message = error.get("message") if isinstance(error, dict) else error
-    return str(message if message is not None else error)
 
 
 def _explain(kind: ErrorKind, body: bytes) -> str:

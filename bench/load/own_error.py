@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +11,12 @@ import numpy as np
 from bench.base.clock import NS_PER_MS
 from bench.base.validity import Reason
 from bench.load.config import ClosedConfig, OpenConfig, ScenarioConfig, WorkloadConfig
-from bench.load.metrics import METRICS, Metric, Need, Sample, single_tokens_known
+from bench.load.metrics import METRICS, Metric, Need
 from bench.load.outcome import Status
-from bench.load.table import MISSING, Floats, Ints, Mask
+from bench.load.sample import Sample
+from bench.load.steady import backlog_growing
+from bench.load.table import MISSING, Floats, Ints, Mask, Table
+from bench.load.window import has_one_rate
 
 # Bounds beyond which a figure is not to be believed.
 DELAY_NS = 10 * NS_PER_MS
@@ -29,7 +31,11 @@ USER_TIME_BUSY_SHARE = 0.5
 
 LATENCIES = frozenset(tag for tag, metric in METRICS.items() if metric.spread is not None)
 RATES = frozenset(tag for tag, metric in METRICS.items() if metric.stream is not None)
-EVERYTHING = LATENCIES | RATES
+GOOD = frozenset({"goodput", "slo_attainment"})
+EVERYTHING = LATENCIES | RATES | GOOD
+TO_THE_END = frozenset({"e2e_latency", "e2e_from_schedule"})
+BETWEEN_TOKENS = frozenset({"itl", "tpot", "inter_chunk_gap", "ttst", "tokens_per_s_user"})
+TO_THE_FIRST = frozenset({"ttft", "ttft_from_schedule", "ttfo"})
 MUCH_CACHED_SHARE = 0.25
 """From here on prompts that were not computed show in everything but the time between tokens."""
 
@@ -87,6 +93,7 @@ def delivered_share(sample: Sample, scenario: ScenarioConfig) -> float | None:
         return min(1.0, planned / actual) if actual else None
     if not isinstance(scenario, ClosedConfig) or scenario.think_time_s or window.kind != "steady":
         return None
+    sent = table.sent_ns != MISSING  # what is not measured keeps users busy all the same
     begin = np.maximum(table.sent_ns[sent], window.start_ns)
     end = np.minimum(table.done_ns[sent], window.end_ns)
     busy = int(np.maximum(end - begin, 0).sum())
@@ -115,10 +122,10 @@ def _of_the_client(own_error: Mapping[str, Any], scenario: ScenarioConfig) -> It
     if own_error["clock_stepped"]:
         yield Finding(reason=Reason.CLOCK_STEP, tags=LATENCIES)
     if (own_error["coalesced_reads_share"] or 0.0) > COALESCED_SHARE:
-        yield Finding(reason=Reason.COALESCED_READS, tags=frozenset({"itl", "inter_chunk_gap"}))
+        yield Finding(reason=Reason.COALESCED_READS, tags=frozenset({"itl", "inter_chunk_gap", "ttst"}))
     slip = own_error["schedule_slip_us"]["p99"]
     if slip is not None and slip * 1000 > SLIP_NS:
-        tags = RATES | {"ttft_from_schedule"}
+        tags = RATES | {"ttft_from_schedule", "e2e_from_schedule"}
         yield Finding(reason=Reason.CLIENT_SLIP, tags=EVERYTHING if isinstance(scenario, OpenConfig) else tags)
 
 
@@ -126,24 +133,8 @@ def _of_the_load(sample: Sample, scenario: ScenarioConfig, own_error: Mapping[st
     delivered = own_error["delivered_share"]
     if delivered is not None and delivered < DELIVERED_SHARE:
         yield Finding(reason=Reason.UNDER_DELIVERED, tags=RATES)
-    if isinstance(scenario, OpenConfig) and backlog_growing(sample):
+    if has_one_rate(scenario) and backlog_growing(sample.table, sample.table.main):
         yield Finding(reason=Reason.BACKLOG_GROWING, tags=EVERYTHING)
-
-
-def backlog_growing(sample: Sample) -> bool:
-    """Whether requests pile up: in the second half of the sending time clearly fewer ended than were sent.
-
-    «Clearly» is more than three standard deviations of a Poisson count, and more than a tenth.
-    """
-    table = sample.table
-    sent = table.main & (table.sent_ns != MISSING)
-    if sent.sum() < 20:
-        return False
-    first, last = int(table.sent_ns[sent].min()), int(table.sent_ns[sent].max())
-    middle = (first + last) // 2
-    arrived = int(((table.sent_ns > middle) & sent).sum())
-    ended = int(((table.done_ns > middle) & (table.done_ns <= last) & sent).sum())
-    return arrived - ended > max(3 * math.sqrt(arrived), 0.1 * arrived)
 
 
 def _of_the_answers(sample: Sample, workload: WorkloadConfig) -> Iterable[Finding]:
@@ -155,12 +146,14 @@ def _of_the_answers(sample: Sample, workload: WorkloadConfig) -> Iterable[Findin
     if not ok.any():
         return
     if (table.output_tokens[ok] == MISSING).any() or (table.prompt_tokens[ok] == MISSING).any():
-        yield Finding(reason=Reason.NO_USAGE, tags=_needing(Need.usage))
+        by_tokens = sample.slo.itl_ms is not None or sample.slo.tpot_ms is not None
+        yield Finding(reason=Reason.NO_USAGE, tags=_needing(Need.usage) | (GOOD if by_tokens else frozenset()))
     known = ok & (table.output_tokens != MISSING)
     if usage_disagrees(sample, known).sum() > USAGE_SHARE * known.sum():
         yield Finding(reason=Reason.USAGE_MISMATCH, tags=_needing(Need.usage))
-    if workload.ignore_eos and (table.output_tokens[known] < workload.output_tokens).any():
-        yield Finding(reason=Reason.SHORT_OUTPUT, tags=frozenset({"e2e_latency"}) | RATES)
+    asked = np.where(table.asked_output_tokens == MISSING, workload.output_tokens, table.asked_output_tokens)
+    if workload.ignore_eos and (table.output_tokens < asked)[known].any():
+        yield Finding(reason=Reason.SHORT_OUTPUT, tags=TO_THE_END | RATES)
     cached = window.measured & (table.cached_tokens != MISSING) & (table.prompt_tokens != MISSING)
     flattered = flattered_by_cache(
         _ratio(int(table.cached_tokens[cached].sum()), int(table.prompt_tokens[cached].sum())) or 0.0
@@ -168,9 +161,16 @@ def _of_the_answers(sample: Sample, workload: WorkloadConfig) -> Iterable[Findin
     if flattered:
         yield Finding(reason=Reason.PREFIX_CACHED, tags=flattered)
     several = window.measured & (table.events >= 2) & (table.output_tokens != MISSING)
-    unknown = several & ~single_tokens_known(sample)
+    unknown = several & ~sample.single_tokens_known
     if unknown.sum() > UNKNOWN_EVENTS_SHARE * several.sum():
         yield Finding(reason=Reason.MULTI_TOKEN_EVENTS, tags=_needing(Need.tokens_per_event))
+
+
+def asked_output_tokens(table: Table, workload: WorkloadConfig) -> Ints:
+    """How many tokens each request asked for; MISSING where that is not known."""
+    if (table.asked_output_tokens != MISSING).any():
+        return table.asked_output_tokens
+    return np.full(len(table), workload.output_tokens, dtype=np.int64)
 
 
 def usage_disagrees(sample: Sample, rows: Mask) -> Mask:
@@ -178,16 +178,16 @@ def usage_disagrees(sample: Sample, rows: Mask) -> Mask:
     the events themselves tell.
     """
     table, events = sample.table, sample.events
-    carried = np.bincount(np.searchsorted(table.slot, events.slot), np.maximum(events.tokens, 1), minlength=len(table))
+    carried = np.bincount(sample.row_of_event, np.maximum(events.tokens, 1), minlength=len(table))
     return rows & (carried > table.output_tokens)
 
 
 def flattered_by_cache(share: float) -> frozenset[str]:
     """The metrics that look better because the server took this `share` of prompt tokens from its cache."""
     if share > MUCH_CACHED_SHARE:
-        return EVERYTHING - {"itl", "tpot", "inter_chunk_gap"}
+        return EVERYTHING - BETWEEN_TOKENS
     if share > CACHED_SHARE:
-        return frozenset({"ttft", "ttft_from_schedule", "input_throughput", "total_throughput"})
+        return TO_THE_FIRST | {"input_throughput", "total_throughput"}
     return frozenset()
 
 

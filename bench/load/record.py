@@ -7,6 +7,7 @@ import platform
 import shutil
 import socket
 import struct
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 import numpy as np
 import orjson
 
+import bench.load.arrivals.config
+import bench.load.workloads.config  # noqa: F401 - both register the kinds that a record may name
 from bench._version import __version__
 from bench.base.clock import utc_now
 from bench.base.errors import FailureKind
@@ -23,13 +26,15 @@ from bench.base.hashing import sha256_file
 from bench.base.schema import restored
 from bench.load.config import ScenarioConfig, WorkloadConfig
 from bench.load.digest import digest
-from bench.load.outcome import End
+from bench.load.outcome import End, Status
+from bench.load.parquet import write_parquet
+from bench.load.phases import join_plan, without_cooldown
 from bench.load.prompts import Prompts
 from bench.load.schedule import workers_used
 from bench.load.segments import END, Record, read_records
 from bench.load.spec import WorkerSpec, read_spec
 from bench.load.summary import summarise
-from bench.load.table import Events, Ints, Table, make_events, make_table, write_parquet
+from bench.load.table import Events, Ints, Table, make_events, make_table
 
 FILES = ("requests.parquet", "events.parquet", "summary.json")
 _ASKED = "asked.json"
@@ -37,7 +42,7 @@ _ASKED = "asked.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What a scenario asked, as far as its result tells it. Of `prompts` no texts are kept."""
+    """What a scenario asked, as far as its result tells it."""
 
     name: str
     repeat: int
@@ -53,8 +58,7 @@ class Asked:
 
 def write_asked(asked: Asked, raw: Path) -> None:
     """Leave beside the recordings what a later process needs to make a result of them."""
-    prompts = dataclasses.replace(asked.prompts, texts=[])
-    write_json(raw / _ASKED, dataclasses.asdict(dataclasses.replace(asked, prompts=prompts)))
+    write_json(raw / _ASKED, dataclasses.asdict(asked))
 
 
 def read_asked(raw: Path) -> Asked:
@@ -73,7 +77,7 @@ def read_asked(raw: Path) -> Asked:
 def write_result(asked: Asked, out: Path, specs: Sequence[WorkerSpec], *, interrupted: bool) -> dict[str, Any]:
     """Tables, summary and, last, the manifest of digested recordings; returns the summary."""
     own = [read_json(Path(spec.directory) / f"{spec.stem}.own.json") for spec in specs]
-    table, events, delays_ns = _load(asked, specs)
+    table, events, delays_ns = _load(asked, specs, own)
     write_parquet(table, events, out, scenario=asked.name, repeat=asked.repeat)
     failure = _failure(table, own)
     status = "partial" if interrupted else "complete" if failure is None else "failed"
@@ -142,16 +146,24 @@ def _is_answer(record: Record) -> bool:
     return record[0] == END and record[4] != End.cancelled.value.encode()
 
 
-def _load(asked: Asked, specs: Sequence[WorkerSpec]) -> tuple[Table, Events, Ints]:
-    rows: list[dict[str, Any]] = []
-    events, delays = [], []
+def _load(asked: Asked, specs: Sequence[WorkerSpec], own: Sequence[Mapping[str, Any]]) -> tuple[Table, Events, Ints]:
+    requests, events, delays = [], [], []
+    messages: dict[int, str] = {}
     for spec in specs:
         folder = Path(spec.directory)
-        with (folder / f"{spec.stem}.requests.jsonl").open("rb") as stream:
-            rows += (orjson.loads(line) | {"worker": spec.worker} for line in stream)
-        events.append(np.load(folder / f"{spec.stem}.events.npy"))
-        delays.append(np.load(folder / f"{spec.stem}.delays.npy"))
-    return make_table(rows, warmup=asked.scenario.warmup), make_events(events), np.concatenate(delays)
+        requests.append(np.load(folder / f"{spec.stem}.requests.npy"))
+        events.append(np.load(folder / f"{spec.stem}.events.npy", mmap_mode="r"))
+        delays.append(np.load(folder / f"{spec.stem}.delays.npy", mmap_mode="r"))
+        with (folder / f"{spec.stem}.messages.jsonl").open("rb") as stream:
+            messages.update((slot, sys.intern(message)) for slot, message in map(orjson.loads, stream))
+    table = make_table(
+        requests,
+        warmup=asked.scenario.warmup,
+        finish_reasons=[figures["finish_reasons"] for figures in own],
+        messages=messages,
+    )
+    table = join_plan(table, [(Path(spec.directory), spec.stem) for spec in specs])
+    return without_cooldown(table, asked.scenario), make_events(events), np.concatenate(delays)
 
 
 def _failure(table: Table, own: list[dict[str, Any]]) -> dict[str, str] | None:
@@ -159,13 +171,13 @@ def _failure(table: Table, own: list[dict[str, Any]]) -> dict[str, str] | None:
     died: list[dict[str, str]] = [figures["died"] for figures in own if figures.get("died")]
     if died:
         return died[0]
-    kinds = sorted({kind for kind in table.error_kind if kind})
+    kinds = sorted(table.errors(np.ones(len(table), dtype=bool)))
     if any(figures["broken"] for figures in own):
         return {
             "kind": FailureKind.UNHEALTHY.value,
             "message": f"the endpoint is gone, the scenario was ended ({', '.join(kinds)})",
         }
-    if not any(status == "ok" for status, main in zip(table.status, table.main, strict=True) if main):
+    if not (table.main & table.with_status(Status.ok)).any():
         return {
             "kind": FailureKind.UNHEALTHY.value,
             "message": f"no request succeeded ({', '.join(kinds) or 'none sent'})",

@@ -87,10 +87,16 @@ Record = tuple[int, int, int, bytes, bytes]
 """(tag, slot, ns, stamp, payload)"""
 
 
+def segment_paths(directory: Path, stem: str) -> list[Path]:
+    """The segments of one worker in the order they were written."""
+    numbered = ((int(path.stem.rpartition("-")[2]), path) for path in directory.glob(f"{stem}-*.seg"))
+    return [path for _, path in sorted(numbered)]
+
+
 def read_records(directory: Path, stem: str) -> Iterator[Record]:
     """The records of one worker in the order they were written, segment by segment."""
     unpack_from, size = HEADER.unpack_from, HEADER.size
-    for path in sorted(directory.glob(f"{stem}-*.seg")):
+    for path in segment_paths(directory, stem):
         content = path.read_bytes()
         position, last = 0, len(content) - size
         while position <= last:

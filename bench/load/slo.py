@@ -6,7 +6,10 @@ stays within its bound and a `success` share of the requests succeeds.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -91,3 +94,28 @@ def met(table: Table, slo: SloConfig) -> Mask:
         allowed = min(per_token) * NS_PER_MS * np.maximum(table.output_tokens - 1, 0)
         good &= (table.output_tokens != MISSING) & ((table.output_tokens == 1) | (span <= allowed))
     return good
+
+
+def judge(metrics: Mapping[str, Mapping[str, Any]], slo: SloConfig) -> dict[str, Any]:
+    """Whether a load held an objective, from a summary's `metrics`: every bound with its figure, and the whole.
+
+    `held` is None where a figure is missing and nothing else is broken; `validity` are the reasons not to believe the
+    figures that were needed.
+    """
+    bounds = []
+    for bound in slo.bounds():
+        value = metrics.get(bound.tag, {}).get(bound.statistic)
+        held = None if value is None else bool(value <= bound.limit_ms)
+        bounds.append({**dataclasses.asdict(bound), "value_ms": value, "held": held})
+    failed = metrics.get("error_rate", {}).get("value")
+    success = None if failed is None else 1 - failed
+    verdicts = [entry["held"] for entry in bounds]
+    verdicts.append(None if success is None else success >= slo.success)
+    reasons = [reason for bound in slo.bounds() for reason in metrics.get(bound.tag, {}).get("validity", ())]
+    return {
+        "asked": dataclasses.asdict(slo),
+        "bounds": bounds,
+        "success": success,
+        "held": False if False in verdicts else None if None in verdicts else True,
+        "validity": list(dict.fromkeys(reasons)),
+    }

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from bench.base.clock import NS_PER_MS
 from bench.base.validity import Reason
-from bench.load.config import ScenarioConfig, SyntheticConfig, WorkloadConfig
-from bench.load.metrics import METRICS, Sample
+from bench.load.config import ScenarioConfig, WorkloadConfig
+from bench.load.metrics import METRICS, scalar
 from bench.load.outcome import Status
-from bench.load.own_error import EVERYTHING, describe_own_error, find_reasons, validity_of
+from bench.load.own_error import EVERYTHING, asked_output_tokens, describe_own_error, find_reasons, validity_of
 from bench.load.prompts import Prompts
+from bench.load.rates import share_of
+from bench.load.sample import Sample
+from bench.load.slo import SloConfig, judge
 from bench.load.table import MISSING, Events, Ints, Table
 from bench.load.window import find_window
 
@@ -31,29 +34,62 @@ def summarise(
     time_source: str,
     prompts: Prompts,
     run: Mapping[str, Any],
+    slo: SloConfig = SloConfig(),  # noqa: B008 - immutable
 ) -> dict[str, Any]:
     """What `summary.json` holds. `run` is put first: name, repeat, status, failure."""
-    sample = Sample(table=table, events=events, window=find_window(table, scenario))
+    sample = Sample(table=table, events=events, window=find_window(table, scenario), slo=slo)
     own_error = describe_own_error(sample, scenario, own, delays_ns, time_source=time_source)
     findings = find_reasons(sample, scenario, workload, own_error)
     entries = {}
     for tag, metric in METRICS.items():
+        if not metric.applies(sample):
+            continue
         entry = metric.compute(sample)
         entry["validity"] = validity_of(metric, entry, findings)
         entries[tag] = entry
-    errors = Counter(kind for kind, main in zip(table.error_kind, table.main, strict=True) if main and kind)
     return {
         "schema_version": SCHEMA_VERSION,
         **run,
         "metrics": entries,
-        "errors": dict(errors.most_common()),
+        "slo": judge(entries, slo) if slo.given else None,
+        "errors": table.errors(table.main),
+        "error_rates": {
+            kind: scalar("ratio", *share_of(sample, count)) for kind, count in table.errors(table.main).items()
+        },
         "validity": list(dict.fromkeys(finding.reason.value for finding in findings)),
         "requests": _requests(table, scenario),
         "tokens": {phase: _tokens(table, phase) for phase in ("main", "warmup")},
         "window": sample.window.describe() | {"asked_drop_waves": scenario.drop_waves},
+        "start_up": _start_up(sample),
         "own_error": own_error,
-        "prompts": _prompts(table, workload, prompts),
-        "first_errors": _first_errors(table),
+        "output_check": _output_check(table, workload),
+        "prompts": _prompts(table, prompts),
+        "first_errors": table.first_messages(),
+    }
+
+
+def _start_up(sample: Sample) -> dict[str, Any]:
+    """The requests that were left out at the start: when many come at once, the first tokens take longest."""
+    table, window = sample.table, sample.window
+    early = sample.succeeded() & ~window.measured & (table.first_token_ns != MISSING)
+    ttft_ms = (table.first_token_ns - table.sent_ns)[early] / NS_PER_MS
+    return {
+        "requests": int(early.sum()),
+        "ttft_p50_ms": float(np.median(ttft_ms)) if len(ttft_ms) else None,
+        "ttft_max_ms": float(ttft_ms.max()) if len(ttft_ms) else None,
+    }
+
+
+def _output_check(table: Table, workload: WorkloadConfig) -> dict[str, int]:
+    """How many successful requests gave as many tokens as were asked for; fewer is no fault where the model may end."""
+    asked = asked_output_tokens(table, workload)
+    ok = table.main & table.with_status(Status.ok)
+    known = ok & (table.output_tokens != MISSING) & (asked != MISSING)
+    return {
+        "as_asked": int((known & (table.output_tokens == asked)).sum()),
+        "fewer": int((known & (table.output_tokens < asked)).sum()),
+        "more": int((known & (table.output_tokens > asked)).sum()),
+        "unknown": int((ok & ~known).sum()),
     }
 
 
@@ -71,8 +107,9 @@ def _requests(table: Table, scenario: ScenarioConfig) -> dict[str, int]:
         "ok": int((main & table.with_status(Status.ok)).sum()),
         "failed": int((main & table.with_status(Status.error)).sum()),
         "cancelled": int((main & table.with_status(Status.cancelled)).sum()),
-        "warmup": int((~main).sum()),
-        "warmup_failed": int((~main & table.with_status(Status.error)).sum()),
+        "warmup": int((~main & ~table.behind_main).sum()),
+        "warmup_failed": int((~main & ~table.behind_main & table.with_status(Status.error)).sum()),
+        "cooldown": int(table.behind_main.sum()),
     }
 
 
@@ -88,22 +125,23 @@ def _tokens(table: Table, phase: str) -> dict[str, int | None]:
     return totals
 
 
-def _prompts(table: Table, workload: WorkloadConfig, prompts: Prompts) -> dict[str, Any]:
+def _asked(table: Table, direction: str) -> int | dict[str, float] | None:
+    """The length that was asked for: one number, how they spread, or None where the data had the say."""
+    lengths: Ints = getattr(table, f"asked_{direction}_tokens")[table.main]
+    known = lengths[lengths != MISSING]
+    if not len(known):
+        return None
+    low, high = int(known.min()), int(known.max())
+    return low if low == high else {"min": low, "p50": float(np.median(known)), "max": high}
+
+
+def _prompts(table: Table, prompts: Prompts) -> dict[str, Any]:
     counted = table.prompt_tokens[table.prompt_tokens != MISSING]
     return {
-        "asked_input_tokens": workload.input_tokens if isinstance(workload, SyntheticConfig) else None,
+        **{f"asked_{direction}_tokens": _asked(table, direction) for direction in ("input", "output")},
         "exact": prompts.exact,
         "how": prompts.how,
         "counted_min": int(counted.min()) if len(counted) else None,
         "counted_p50": float(np.median(counted)) if len(counted) else None,
         "counted_max": int(counted.max()) if len(counted) else None,
     }
-
-
-def _first_errors(table: Table) -> dict[str, str]:
-    """One message of each error kind, warm-up included."""
-    found: dict[str, str] = {}
-    for kind, message in zip(table.error_kind, table.error_message, strict=True):
-        if kind and message:
-            found.setdefault(kind, message)
-    return found

@@ -5,29 +5,33 @@ Times are CLOCK_MONOTONIC ns. A missing number is MISSING (-1) in here and null 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bench.base.files import sync
+from bench.load.columns import ERROR_KINDS, MISSING, STATUSES
 from bench.load.outcome import Status
 
-MISSING = -1
+__all__ = ["MISSING", "Events", "Floats", "Ints", "Mask", "Table", "make_events", "make_table"]
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+Codes = npt.NDArray[np.int16]
+"""Numbers of words in a list beside it; MISSING where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """One row a request, in order of slot. `taken_ns`: when the client took the request up; `sent_ns`: just before its
     first byte was handed to the kernel; `sent_kernel_ns`: when the kernel handed its last byte to the network device
-    (missing where it does not tell); `done_ns`: last byte of the answer.
+    (missing where it does not tell); `first_answer_ns`: the first event that is no reasoning; `done_ns`: last byte of
+    the answer. `status` and `error` are numbers of STATUSES and ERROR_KINDS, `finish` of `finish_reasons`; `messages`
+    are those of failed requests, by slot.
     """
 
     slot: Ints
@@ -38,6 +42,7 @@ class Table:
     sent_ns: Ints
     sent_kernel_ns: Ints
     first_token_ns: Ints
+    first_answer_ns: Ints
     last_token_ns: Ints
     done_ns: Ints
     prompt_tokens: Ints
@@ -45,132 +50,122 @@ class Table:
     output_tokens: Ints
     events: Ints
     http_status: Ints
-    status: Sequence[str]
-    error_kind: Sequence[str | None]
-    error_message: Sequence[str | None]
-    finish_reason: Sequence[str | None]
+    session: Ints
+    """-1: the request belongs to none."""
+    turn: Ints
+    asked_input_tokens: Ints
+    asked_output_tokens: Ints
+    status: Codes
+    error: Codes
+    finish: Codes
+    finish_reasons: Sequence[str] = ()
+    messages: Mapping[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.slot)
 
+    @property
+    def behind_main(self) -> Mask:
+        """Rows behind the first that is measured and not measured themselves: the cool-down."""
+        first = int(self.slot[self.main].min()) if self.main.any() else int(np.iinfo(np.int64).max)
+        return ~self.main & (self.slot > first)
+
     def with_status(self, status: Status) -> Mask:
         """Rows that ended so."""
-        return np.array([value == status for value in self.status], dtype=bool)
+        return np.asarray(self.status == STATUSES.index(status), dtype=bool)
+
+    def errors(self, rows: Mask) -> dict[str, int]:
+        """How many of `rows` failed, by error kind, the most frequent first."""
+        kinds, counts = np.unique(self.error[rows & (self.error != MISSING)], return_counts=True)
+        counted = {ERROR_KINDS[kind]: int(count) for kind, count in zip(kinds.tolist(), counts.tolist(), strict=True)}
+        return dict(Counter(counted).most_common())
+
+    def first_messages(self) -> dict[str, str]:
+        """One message of each error kind."""
+        found: dict[str, str] = {}
+        for kind in np.unique(self.error[self.error != MISSING]).tolist():
+            slots = (int(slot) for slot in self.slot[self.error == kind])
+            message = next((self.messages[slot] for slot in slots if slot in self.messages), None)
+            if message:
+                found[ERROR_KINDS[kind]] = message
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
 class Events:
     """One row a token-bearing event, grouped by slot, in order of time within a slot."""
 
-    slot: Ints
+    slot: npt.NDArray[np.uint32]
     ns: Ints
-    bytes: Ints
-    tokens: Ints
+    bytes: npt.NDArray[np.uint32]
+    tokens: npt.NDArray[np.int32]
 
     def __len__(self) -> int:
         return len(self.slot)
 
 
-def make_table(rows: Iterable[dict[str, Any]], *, warmup: int) -> Table:
-    """Columns from request objects as the digest writes them, with `worker` added; slots below `warmup` are warm-up."""
-    ordered = sorted(rows, key=lambda row: int(row["slot"]))
+_INTS = (
+    *("scheduled_ns", "taken_ns", "sent_ns", "sent_kernel_ns", "first_token_ns", "first_answer_ns", "last_token_ns"),
+    *("done_ns", "prompt_tokens", "cached_tokens", "output_tokens", "events", "http_status"),
+)
 
-    def ints(name: str) -> Ints:
-        return np.array([MISSING if row[name] is None else row[name] for row in ordered], dtype=np.int64)
 
-    slots = ints("slot")
+def make_table(
+    parts: Sequence[npt.NDArray[np.void]],
+    *,
+    warmup: int,
+    finish_reasons: Sequence[Sequence[str]] | None = None,
+    messages: Mapping[int, str] = {},
+) -> Table:
+    """Merge the requests of the workers (REQUEST_DTYPE), in order of worker; slots below `warmup` are warm-up.
+
+    `finish_reasons` are those of each worker.
+    """
+    names = list(dict.fromkeys(reason for reasons in finish_reasons or () for reason in reasons))
+    slots = np.concatenate([np.asarray(part["slot"], dtype=np.int64) for part in parts])
+    order = np.argsort(slots, kind="stable")
+
+    def merged(name: str, dtype: npt.DTypeLike = np.int64) -> npt.NDArray[Any]:
+        return np.concatenate([np.asarray(part[name], dtype=dtype) for part in parts])[order]
+
+    workers = np.repeat(np.arange(len(parts)), [len(part) for part in parts])[order]
+    finish = []
+    for number, part in enumerate(parts):
+        reasons = finish_reasons[number] if finish_reasons else ()
+        number_of = np.array([*map(names.index, reasons), MISSING], dtype=np.int16)  # the last one is that of MISSING
+        finish.append(number_of[part["finish"]])
+    slot = slots[order]
+    unasked = np.full(len(slot), MISSING, dtype=np.int64)
     return Table(
-        slot=slots,
-        main=slots >= warmup,
-        worker=ints("worker"),
-        scheduled_ns=ints("scheduled_ns"),
-        taken_ns=ints("taken_ns"),
-        sent_ns=ints("sent_ns"),
-        sent_kernel_ns=ints("sent_kernel_ns"),
-        first_token_ns=ints("first_token_ns"),
-        last_token_ns=ints("last_token_ns"),
-        done_ns=ints("done_ns"),
-        prompt_tokens=ints("prompt_tokens"),
-        cached_tokens=ints("cached_tokens"),
-        output_tokens=ints("output_tokens"),
-        events=ints("events"),
-        http_status=ints("http_status"),
-        status=[row["status"] for row in ordered],
-        error_kind=[row["error_kind"] for row in ordered],
-        error_message=[row["error_message"] for row in ordered],
-        finish_reason=[row["finish_reason"] for row in ordered],
+        slot=slot,
+        main=slot >= warmup,
+        worker=workers,
+        session=unasked,
+        turn=unasked,
+        asked_input_tokens=unasked,
+        asked_output_tokens=unasked,
+        status=merged("status", np.int16),
+        error=merged("error", np.int16),
+        finish=np.concatenate(finish)[order],
+        finish_reasons=names,
+        messages=messages,
+        **{name: merged(name) for name in _INTS},
     )
 
 
 def make_events(parts: Sequence[npt.NDArray[np.void]]) -> Events:
-    """Merge the event arrays of the workers (EVENT_DTYPE of bench.load.digest)."""
-    merged = np.concatenate(parts)
-    order = np.argsort(merged["slot"], kind="stable")
+    """Merge the events of the workers (EVENT_DTYPE)."""
+    slots = np.concatenate([part["slot"] for part in parts])
+    order = np.argsort(slots, kind="stable")
 
-    def column(name: str) -> Ints:
-        return np.asarray(merged[name][order], dtype=np.int64)
+    def merged(name: str) -> npt.NDArray[Any]:
+        return np.concatenate([part[name] for part in parts])[order]
 
-    return Events(slot=column("slot"), ns=column("ns"), bytes=column("bytes"), tokens=column("tokens"))
+    return Events(slot=slots[order], ns=merged("ns"), bytes=merged("bytes"), tokens=merged("tokens"))
 
 
 def load_parquet() -> None:
-    """Load what `write_parquet` needs; pyarrow brings pandas with it at the first array, a third of a second."""
-    import pyarrow as pa
-    import pyarrow.parquet
+    """See `bench.load.parquet`."""
+    from bench.load import parquet
 
-    pa.array([0])
-
-
-def write_parquet(table: Table, events: Events, out: Path, *, scenario: str, repeat: int) -> None:
-    """Write `requests.parquet` and `events.parquet` into `out`, each whole or not at all."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    size = len(table)
-
-    def ints(values: Ints, kind: Any) -> Any:
-        return pa.array(values, type=kind, mask=values == MISSING)
-
-    def words(values: Sequence[str | None]) -> Any:
-        return pa.array(values, type=pa.string())
-
-    nanoseconds, count = pa.int64(), pa.int32()
-    requests = pa.table(
-        {
-            "request_id": pa.array(table.slot, type=nanoseconds),
-            "scenario": words([scenario] * size),
-            "repeat": pa.array(np.full(size, repeat), type=count),
-            "worker": ints(table.worker, count),
-            "phase": words(["main" if main else "warmup" for main in table.main.tolist()]),
-            "scheduled_ns": ints(table.scheduled_ns, nanoseconds),
-            "taken_ns": ints(table.taken_ns, nanoseconds),
-            "sent_ns": ints(table.sent_ns, nanoseconds),
-            "sent_kernel_ns": ints(table.sent_kernel_ns, nanoseconds),
-            "first_token_ns": ints(table.first_token_ns, nanoseconds),
-            "last_token_ns": ints(table.last_token_ns, nanoseconds),
-            "done_ns": ints(table.done_ns, nanoseconds),
-            "prompt_tokens": ints(table.prompt_tokens, count),
-            "cached_tokens": ints(table.cached_tokens, count),
-            "output_tokens": ints(table.output_tokens, count),
-            "events": ints(table.events, count),
-            "status": words(table.status),
-            "error_kind": words(table.error_kind),
-            "error_message": words(table.error_message),
-            "finish_reason": words(table.finish_reason),
-            "http_status": ints(table.http_status, count),
-        }
-    )
-    timeline = pa.table(
-        {
-            "request_id": pa.array(events.slot, type=nanoseconds),
-            "ns": pa.array(events.ns, type=nanoseconds),
-            "bytes": pa.array(events.bytes, type=count),
-            "tokens": ints(events.tokens, count),
-        }
-    )
-    for name, content in (("requests", requests), ("events", timeline)):
-        temporary = out / f".{name}.parquet.tmp"
-        pq.write_table(content, temporary, compression="zstd")
-        sync(temporary)
-        temporary.replace(out / f"{name}.parquet")
-    sync(out)
+    parquet.load_parquet()

@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from bench.load.config import ClosedConfig, ScenarioConfig
+from bench.load.config import ClosedConfig, OpenConfig, ScenarioConfig
 from bench.load.outcome import Status
-from bench.load.table import MISSING, Mask, Table
+from bench.load.steady import in_flight, mser
+from bench.load.table import MISSING, Ints, Mask, Table
 
 
 class WindowKind(StrEnum):
-    """`whole`: the run was too short to leave anything out."""
+    """`whole`: the run was too short to leave anything out. `unsteady`: an open loop that did not settle."""
 
     steady = "steady"
+    unsteady = "unsteady"
     whole = "whole"
     empty = "empty"
 
@@ -70,7 +72,12 @@ def find_window(table: Table, scenario: ScenarioConfig) -> Window:
         )
     if isinstance(scenario, ClosedConfig):
         return _closed(table, scenario, ok, ended)
-    return _open(table, ok, ended)
+    return _open(table, ok, ended, one_rate=has_one_rate(scenario))
+
+
+def has_one_rate(scenario: ScenarioConfig) -> bool:
+    """Whether it is an open loop whose rate never changes: only then there is a steady state to be found."""
+    return isinstance(scenario, OpenConfig) and hasattr(scenario, "rate_per_s")
 
 
 def _closed(table: Table, scenario: ClosedConfig, ok: Mask, ended: Mask) -> Window:
@@ -96,26 +103,34 @@ def _closed(table: Table, scenario: ClosedConfig, ok: Mask, ended: Mask) -> Wind
     )
 
 
-def _open(table: Table, ok: Mask, ended: Mask) -> Window:
+def _open(table: Table, ok: Mask, ended: Mask, *, one_rate: bool) -> Window:
     life = float(np.median((table.done_ns - table.sent_ns)[ok]))
-    sent = table.sent_ns[ended]
-    start_ns, end_ns = int(sent.min() + life), int(sent.max())
-    in_flight = float((table.done_ns - table.sent_ns)[ended].sum()) / max(
-        1, int(table.done_ns[ended].max() - sent.min())
-    )
-    wave = max(1, round(in_flight))
+    sent_ns, done_ns = _by_sending(table, ended)
+    first_ns, end_ns = int(sent_ns[0]), int(sent_ns[-1])
+    cut, steady = mser(in_flight(sent_ns, done_ns).astype(np.float64)) if one_rate else (0, True)
+    start_ns = max(int(first_ns + life), int(sent_ns[cut])) if steady else int(first_ns + life)
+    flying = float((done_ns - sent_ns).sum()) / max(1, int(done_ns.max()) - first_ns)
+    wave = max(1, round(flying))
     measured = ok & (table.sent_ns >= start_ns)
     if end_ns <= start_ns or not measured.any():
         return _whole(table, ok, ended, wave)
+    found = f", and the number in flight was steady (MSER-5: {cut} requests left out)" if one_rate and steady else ""
+    lost = "; no steady part was found (MSER-5)" if not steady else ""
     return Window(
-        kind=WindowKind.steady,
+        kind=WindowKind.steady if steady else WindowKind.unsteady,
         start_ns=start_ns,
         end_ns=end_ns,
         measured=measured,
         wave=wave,
         dropped_waves=0,
-        rule="from one median request life after the first sending until the last sending",
+        rule=f"from when one median request life had passed{found}, until the last sending{lost}",
     )
+
+
+def _by_sending(table: Table, rows: Mask) -> tuple[Ints, Ints]:
+    """(sent, done) ns of `rows` in order of sending."""
+    order = np.argsort(table.sent_ns[rows], kind="stable")
+    return table.sent_ns[rows][order], table.done_ns[rows][order]
 
 
 def _whole(table: Table, ok: Mask, ended: Mask, wave: int) -> Window:

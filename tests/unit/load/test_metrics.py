@@ -9,15 +9,14 @@ import pytest
 
 from bench.base.validity import Reason
 from bench.load.config import ClosedConfig, ConstantConfig, SyntheticConfig
-from bench.load.digest import EVENT_DTYPE
-from bench.load.metrics import METRICS, Sample
+from bench.load.metrics import METRICS
 from bench.load.prompts import Prompts
+from bench.load.sample import Sample
 from bench.load.statistics import batch_count, median_interval, percentile, rate_interval, share_interval
 from bench.load.summary import advice, summarise
-from bench.load.table import Events, Table, make_events, make_table
 from bench.load.window import WindowKind, find_window
+from tests.unit.load.timelines import MS, Requests, request, tables
 
-MS = 1_000_000
 OWN = {
     "loop_cpu_s": 0.1,
     "loop_wall_s": 10.0,
@@ -31,50 +30,6 @@ OWN = {
     "clock_uncertainty_ns": 100,
     "peak_rss_bytes": 1,
 }
-
-
-def request(
-    slot: int,
-    sent_ms: float,
-    gaps_ms: list[float],
-    *,
-    tokens: int | None = None,
-    token_counts: list[int] | None = None,
-    **more: Any,
-) -> tuple[dict[str, Any], list[tuple[int, int, int, int]]]:
-    """A request and its events: `gaps_ms` from sending to the first event, then between events."""
-    times = (np.cumsum([sent_ms, *gaps_ms])[1:] * MS).astype(int).tolist()
-    row: dict[str, Any] = {
-        "slot": slot,
-        "worker": 0,
-        "scheduled_ns": int(sent_ms * MS) - 2 * MS,
-        "taken_ns": int(sent_ms * MS) - MS,
-        "sent_ns": int(sent_ms * MS),
-        "sent_kernel_ns": None,
-        "first_token_ns": times[0] if times else None,
-        "last_token_ns": times[-1] if times else None,
-        "done_ns": (times[-1] if times else int(sent_ms * MS)) + MS,
-        "prompt_tokens": 10,
-        "cached_tokens": 0,
-        "output_tokens": len(times) if tokens is None else tokens,
-        "events": len(times),
-        "finish_reason": "length",
-        "http_status": 200,
-        "status": "ok",
-        "error_kind": None,
-        "error_message": None,
-        **more,
-    }
-    counts = token_counts or [-1] * len(times)
-    return row, [(slot, at, 50, count) for at, count in zip(times, counts, strict=True)]
-
-
-Requests = list[tuple[dict[str, Any], list[tuple[int, int, int, int]]]]
-
-
-def tables(requests: Requests, warmup: int = 0) -> tuple[Table, Events]:
-    events = [event for _, events in requests for event in events]
-    return make_table([row for row, _ in requests], warmup=warmup), make_events([np.array(events, dtype=EVENT_DTYPE)])
 
 
 def sample_of(requests: Requests, *, warmup: int = 0, **scenario: Any) -> Sample:
@@ -97,7 +52,7 @@ def summary_of(requests: Requests, scenario: Any = None, **own: Any) -> dict[str
         own=[OWN | own],
         delays_ns=np.array([10_000, 20_000]),
         time_source="kernel",
-        prompts=Prompts(texts=[], exact=True, how="by hand"),
+        prompts=Prompts(exact=True, how="by hand"),
         run={"scenario": "x", "repeat": 0, "status": "complete", "failure": None},
     )
 

@@ -11,7 +11,9 @@ import pytest
 
 from bench.engines.histogram import Histogram
 from bench.engines.metrics import MetricSample, Scalar, Timing
-from bench.load.table import MISSING, Events, Table, write_parquet
+from bench.load.columns import EVENT_DTYPE, MISSING, STATUSES
+from bench.load.parquet import write_parquet
+from bench.load.table import Table, make_events
 from bench.pipeline.latency import client_latency, hit_rate, server_latency
 
 MS = 1_000_000
@@ -80,10 +82,9 @@ def table_of(rows: list[dict[str, object]], tmp_path: Path) -> Path:
     content: dict[str, Any] = {name: np.full(len(rows), MISSING, dtype=np.int64) for name in Table.__dataclass_fields__}
     for name in ("slot", "sent_ns", "first_token_ns", "last_token_ns", "done_ns", "output_tokens"):
         content[name] = np.array([value[name] for value in rows], dtype=np.int64)
-    content |= dict.fromkeys(("error_kind", "error_message", "finish_reason"), [None] * len(rows))
-    content |= {"status": [value["status"] for value in rows], "main": np.ones(len(rows), dtype=bool)}
-    empty = np.array([], dtype=np.int64)
-    events = Events(slot=empty, ns=empty, bytes=empty, tokens=empty)
+    statuses = np.array([STATUSES.index(str(value["status"])) for value in rows])
+    content |= {"status": statuses, "main": np.ones(len(rows), dtype=bool), "finish_reasons": (), "messages": {}}
+    events = make_events([np.empty(0, dtype=EVENT_DTYPE)])
     write_parquet(Table(**content), events, tmp_path, scenario="c1", repeat=0)
     return tmp_path / "requests.parquet"
 
