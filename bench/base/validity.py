@@ -35,7 +35,7 @@ class Reason(StrEnum):
     TOKEN_MISMATCH = ("token_mismatch", "Counted tokens differ from the server's counter: see the raw requests.")
     USAGE_MISMATCH = (
         "usage_mismatch",
-        "The endpoint's usage disagrees with the tokens in its answers: do not trust token counts before that is mended.",
+        "The endpoint's usage disagrees with the tokens in its answers: mend it before trusting token counts.",
     )
     SHORT_OUTPUT = ("short_output", "The model ended before the asked length: use ignore_eos or another prompt.")
     PREFIX_CACHED = ("prefix_cached", "Prompts hit the prefix cache: TTFT is flattered; use unique prompts.")

@@ -70,12 +70,24 @@ def build_parser() -> argparse.ArgumentParser:
     serve.add_argument("--print", action="store_true", dest="print_only", help="print the command line and stop")
     serve.add_argument("--port", type=int, help="listen here instead of on a free port")
     add("load", "drive load against any OpenAI-compatible endpoint and record it")
+    add("calibrate", "measure the load generator's own error on this machine, against a server whose times are known")
     evaluate = add("evaluate", "measure the quality of the variants, without load")
     evaluate.add_argument("-m", "--multirun", action="store_true", help="comma lists in overrides become a product")
     evaluate.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     report = add("report", "write the report of recorded runs", overrides=False)
     report.add_argument("arguments", nargs="+", metavar="DIR|KEY=VALUE", help="run folders, then overrides (price=…)")
     report.add_argument("--out", type=Path, help="folder of the report (default: reports/<run>)")
+    recommend = add("recommend", "tell which variant to deploy, what it costs and loses, and why", overrides=False)
+    recommend.add_argument(
+        "arguments",
+        nargs="*",
+        metavar="DIR|KEY=VALUE",
+        help="run folders, then what the report takes (price=…, slo.ttft_ms=…, priority=…); hardware=… model=… without"
+        " runs tell what is usual there",
+    )
+    compare = add("compare", "set two runs side by side: better, worse, equivalent or inconclusive", overrides=False)
+    compare.add_argument("arguments", nargs="+", metavar="A B|KEY=VALUE", help="two run folders, then overrides")
+    compare.add_argument("--out", type=Path, help="folder for compare.md, compare.html and compare.csv")
     status = add("status", "tell where a running or dead run is, and what the next one will reuse", overrides=False)
     status.add_argument("directory", type=Path, metavar="DIR", help="a run folder, such as results/quickstart")
     toolchain = add("toolchain", "list, install, verify, remove or locate the isolated environments", overrides=False)
@@ -166,7 +178,7 @@ def _actions(parser: argparse.ArgumentParser, command: str) -> list[argparse.Act
 
 
 def _handler(command: str) -> Callable[[argparse.Namespace], int]:
-    from bench.cli import commands, convert, engines, fit, inspection
+    from bench.cli import calibrate, commands, convert, engines, fit, inspection
 
     handlers: dict[str, Callable[[argparse.Namespace], int]] = {
         "run": commands.run,
@@ -174,8 +186,11 @@ def _handler(command: str) -> Callable[[argparse.Namespace], int]:
         "fit": fit.fit,
         "serve": commands.serve,
         "load": commands.load,
+        "calibrate": calibrate.calibrate,
         "evaluate": commands.evaluate,
         "report": commands.report,
+        "recommend": decide.recommend,
+        "compare": compare.compare,
         "status": inspection.status,
         "toolchain": inspection.toolchain,
         "engines": engines.engines,

@@ -13,7 +13,10 @@ class BadHttp(ValueError):
 class Framing:
     """Follows one answer through its reads. `feed` says when the answer is whole; see the attributes meanwhile."""
 
-    __slots__ = ("_length", "_partial", "_remaining", "_trailer", "body_bytes", "chunked", "keep_alive", "status")
+    __slots__ = (
+        *("_between", "_length", "_partial", "_remaining", "_trailer"),
+        *("body_bytes", "chunked", "keep_alive", "status"),
+    )
 
     def __init__(self) -> None:
         self.status = 0
@@ -26,6 +29,8 @@ class Framing:
         self._length: int | None = None
         self._remaining = 0
         self._trailer = False
+        self._between = False
+        """A chunk has just ended, and nothing of the next one has come."""
 
     @property
     def ends_with_connection(self) -> bool:
@@ -34,6 +39,14 @@ class Framing:
 
     def feed(self, data: bytes) -> bool:
         """Take the bytes of one read; True when the answer is whole. Raises BadHttp."""
+        if self._between and data.endswith(b"\r\n"):
+            line_end = data.find(b"\r\n", 1, 10)
+            try:  # one whole chunk in one read, the usual case
+                if line_end > 0 and 0 < int(data[:line_end], 16) == len(data) - line_end - 4:
+                    self.body_bytes += len(data)
+                    return False
+            except ValueError:
+                pass  # an extension behind the size, or no size: below
         if not self.status:
             body = self._feed_head(data)
             if body is None:
@@ -88,6 +101,7 @@ class Framing:
     def _feed_chunks(self, data: bytes) -> bool:
         """Walk the chunks; each byte is looked at once, and a whole chunk in one step."""
         position, size = 0, len(data)
+        self._between = False
         while position < size:
             if self._remaining:
                 step = min(self._remaining, size - position)
@@ -115,4 +129,5 @@ class Framing:
                 raise BadHttp(f"bad chunk size {line[:60]!r}")
             self._trailer = length == 0
             self._remaining = length + 2 if length else 0
+        self._between = not (self._remaining or self._trailer)
         return False

@@ -7,21 +7,11 @@ import platform
 import shutil
 import subprocess
 from functools import cache
-from pathlib import Path
 from typing import Any
 
+from bench.base.machine import cpu_model
+
 _GPU_FIELDS = ("name", "driver_version", "memory.total", "power.limit")
-
-
-def cpu_model() -> str:
-    """The processor's name, from /proc/cpuinfo where there is one."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith(("model name", "Model", "Hardware")):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 @cache

@@ -1,7 +1,8 @@
 /* A server whose timing is known: OpenAI streaming completions and chat on a schedule, every send time logged.
  *
- * One thread, one epoll, one timerfd. Tokens of a request leave at received + ttft + k * itl. Every send is logged with
- * CLOCK_MONOTONIC just before write(2); GET /truth/log hands the log out and empties it. The request's number is the
+ * One thread, one epoll, one timerfd. Tokens of a request leave at received + ttft + k * itl, where received is the
+ * kernel's stamp of its last byte, however late it is read here. Every send is logged with CLOCK_MONOTONIC just before
+ * write(2); GET /truth/log hands the log out and empties it. The request's number is the
  * last number of its X-Request-Id header. What goes wrong is chosen by the model's name: "truth", "truth:FAULT", or
  * "truth:FAULT:N" for the requests whose number is a multiple of N.
  *
@@ -45,7 +46,7 @@ struct connection {
     enum fault fault;
     uint32_t request;
     int tokens, sent, events, half_done;
-    int64_t base_ns, next_ns;
+    int64_t arrived_ns, base_ns, next_ns;
     size_t heap; /* place in the heap, 1-based; 0: not in it */
     char *in; size_t in_size, in_room;
     char *out; size_t out_size, out_room; /* what the kernel did not take yet */
@@ -57,11 +58,13 @@ static int64_t ttft_ns = 100000000, itl_ns = 10000000;
 static int default_tokens = 128, poller;
 static const char *api_key;
 
-static int64_t now_ns(void) {
+static int64_t clock_ns(clockid_t clock) {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(clock, &t);
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
+
+static int64_t now_ns(void) { return clock_ns(CLOCK_MONOTONIC); }
 
 static void *grow(void *block, size_t size) {
     void *grown = realloc(block, size);
@@ -333,7 +336,7 @@ static void generate(struct connection *c, const char *head, const char *body) {
         for (dash = id + length; dash > id && dash[-1] >= '0' && dash[-1] <= '9'; dash--) {}
         c->request = strtoul(dash, NULL, 10);
     }
-    c->base_ns = now_ns();
+    c->base_ns = c->arrived_ns;
     log_send(c->request, 0, c->base_ns);
     c->fault = chosen_fault(body, c->request);
     c->chat = strstr(head, "/chat/completions") != NULL;
@@ -392,9 +395,27 @@ static void dispatch(struct connection *c, const char *head, const char *body) {
     else answer(c, "404 Not Found", "application/json", "{}", 2);
 }
 
+/* recv(2), and when what it gives arrived: the kernel's stamp on CLOCK_MONOTONIC, now where there is none. */
+static ssize_t stamped_read(int fd, void *to, size_t room, int64_t *arrived_ns) {
+    char control[64];
+    struct iovec part = {.iov_base = to, .iov_len = room};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    ssize_t size = recvmsg(fd, &message, 0);
+    *arrived_ns = now_ns();
+    if (size <= 0) return size;
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c)) {
+        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SO_TIMESTAMPNS) continue;
+        struct timespec t;
+        memcpy(&t, CMSG_DATA(c), sizeof t);
+        int64_t late = clock_ns(CLOCK_REALTIME) - ((int64_t)t.tv_sec * 1000000000 + t.tv_nsec);
+        if (late > 0 && late < 10000000000) *arrived_ns = now_ns() - late;
+    }
+    return size;
+}
+
 static void receive(struct connection *c) {
     if (c->in_room - c->in_size < 16384) c->in = grow(c->in, c->in_room = 2 * c->in_room + 32768);
-    ssize_t size = read(c->fd, c->in + c->in_size, c->in_room - c->in_size - 1);
+    ssize_t size = stamped_read(c->fd, c->in + c->in_size, c->in_room - c->in_size - 1, &c->arrived_ns);
     if (size < 0 && (errno == EAGAIN || errno == EINTR)) return;
     if (size <= 0) { end(c, 0); return; }
     c->in_size += size;
@@ -422,6 +443,7 @@ static void accept_all(int listener) {
     for (int fd; (fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0;) {
         int one = 1;
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+        setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPNS, &one, sizeof one);
         struct connection *c = calloc(1, sizeof *c);
         if (!c) exit(1);
         c->fd = fd;

@@ -1,0 +1,84 @@
+"""What a client recorded beside what the truth server's own log says it sent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+_EDGE_NS = 50_000_000
+"""Left out at both ends of the window: streams that begin together end together, and one who is late is not idle."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrueTimes:
+    """When the server did what it did, CLOCK_MONOTONIC ns, one row a request that ended, in order of its number.
+
+    `events` are the times just before each token-bearing event was written, all requests of the same length.
+    """
+
+    request: Ints
+    received_ns: Ints
+    events_ns: Ints
+
+    @classmethod
+    def of(cls, log: npt.NDArray[np.void], tokens: int) -> TrueTimes:
+        """From a log (LOG_DTYPE of bench.load.truth.launch); requests without all `tokens` events are left out."""
+        numbers, counts = np.unique(log["request"], return_counts=True)
+        whole = np.isin(log["request"], numbers[counts == tokens + 1])
+        ordered = log[whole]
+        ordered = ordered[np.lexsort((ordered["index"], ordered["request"]))]
+        ns = ordered["ns"].reshape(-1, tokens + 1).astype(np.int64)
+        return cls(request=numbers[counts == tokens + 1].astype(np.int64), received_ns=ns[:, 0], events_ns=ns[:, 1:])
+
+    @property
+    def ttft_ns(self) -> Ints:
+        """From the request's receipt to its first event."""
+        return np.asarray(self.events_ns[:, 0] - self.received_ns)
+
+    def among(self, numbers: Ints) -> TrueTimes:
+        """The rows of these requests alone."""
+        kept = np.isin(self.request, numbers)
+        return TrueTimes(request=self.request[kept], received_ns=self.received_ns[kept], events_ns=self.events_ns[kept])
+
+    def busy_share(self, streams: int, *, first: int) -> float:
+        """Delivered load as the server saw it: how many of `streams` were being served, on average, over `streams`.
+
+        From the receipt of request number `first` to the receipt of the last one; a client that sends its next request
+        at once after an answer has 1.
+        """
+        begin = int(self.received_ns[self.request >= first].min()) + _EDGE_NS
+        end = int(self.received_ns.max()) - _EDGE_NS
+        served = np.minimum(self.events_ns[:, -1], end) - np.maximum(self.received_ns, begin)
+        return float(np.maximum(served, 0).sum() / ((end - begin) * streams))
+
+
+def errors_us(out: Path, true: TrueTimes) -> dict[str, float]:
+    """How wrong a result folder of the load generator is about the requests of `true`, µs.
+
+    TTFT: the client's minus the true one. An event: the client's stamp minus the time before the server's write.
+    """
+    import pyarrow.parquet as pq
+
+    requests = pq.read_table(out / "requests.parquet", columns=["request_id", "sent_ns", "first_token_ns"])
+    events = pq.read_table(out / "events.parquet", columns=["request_id", "ns"])
+
+    def column(table: Any, name: str) -> Ints:
+        return np.asarray(table.column(name).fill_null(0).to_numpy(), dtype=np.int64)
+
+    number = column(requests, "request_id")
+    rows = np.isin(number, true.request)
+    ttft = (column(requests, "first_token_ns") - column(requests, "sent_ns"))[rows]
+    stamped = column(events, "ns")[np.isin(column(events, "request_id"), true.request)]
+    ttft_us = (ttft - true.ttft_ns) / 1000
+    event_us = (stamped - true.events_ns.ravel()) / 1000
+    return {
+        "ttft_p50_us": float(np.quantile(ttft_us, 0.5)),
+        "ttft_p99_us": float(np.quantile(ttft_us, 0.99)),
+        "event_p50_us": float(np.quantile(event_us, 0.5)),
+        "event_p99_us": float(np.quantile(event_us, 0.99)),
+    }
