@@ -26,6 +26,7 @@ from bench.load.timer import Timer
 TICK_NS = 50 * NS_PER_MS
 IDLE_NS = 4 * NS_PER_S
 """Servers close idle connections after 5 s and more; younger ones are safe to use again."""
+_RECEIVING = State.receiving
 ANSWER_LIMIT = 256 * 1024 * 1024
 """Bytes of one body; a server that floods would fill the disk. Looked at every 50 ms."""
 
@@ -58,8 +59,8 @@ class Tally:
 class Client:
     """Sends what `arrivals` says and records what comes back.
 
-    `request_bytes(slot)` gives the whole request. `on_tick(now_ns)` is called about every 50 ms. Where `keep(slot)` says
-    so, `on_kept(slot, reads, end)` is given the reads of an answer at its end; it must not take long.
+    `request_bytes(slot)` gives the whole request. `on_tick(now_ns)` is called about every 50 ms. Where `keep(slot)`
+    says so, `on_kept(slot, reads, end)` is given the reads of an answer at its end; it must not take long.
     """
 
     def __init__(
@@ -153,7 +154,7 @@ class Client:
             if connection is not None:
                 if mask & EPOLLERR and not (mask := self._left(connection, mask)):
                     continue
-                if connection.state == State.receiving:
+                if connection.state is _RECEIVING:
                     self._receive(connection)
                 else:
                     self._advance(connection, mask)
@@ -270,7 +271,7 @@ class Client:
             if connection.framing.feed(data):
                 whole = connection.state == State.receiving
                 self._end(connection, End.complete, connection.last_ns, reuse=whole and connection.framing.keep_alive)
-            elif connection.buffered():
+            elif connection.layered and connection.buffered():
                 self._receive(connection)
         except BadHttp:
             self._end(connection, ErrorKind.bad_http, monotonic_ns(), reuse=False)

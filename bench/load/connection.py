@@ -42,7 +42,9 @@ class Connection:
         "answered",
         "fd",
         "framing",
+        "kept",
         "last_ns",
+        "layered",
         "outgoing",
         "sent_ns",
         "slot",
@@ -63,20 +65,25 @@ class Connection:
         self.state = State.connecting
         self.slot = -1
         self.framing = Framing()
+        self.kept: list[bytes] | None = None
+        """The reads of the present answer, where it is to be understood during the run."""
         self.outgoing = memoryview(b"")
         self.taken_ns = 0
         self.sent_ns = 0
         self.last_ns = 0
+        self.layered = False
+        """TLS is between the socket and the answer."""
         self.used = False
         """An exchange has ended on it, and it was kept alive."""
         self.answered = False
         """At least one byte of the present exchange's answer has come."""
 
-    def begin(self, slot: int, outgoing: bytes, taken_ns: int) -> None:
+    def begin(self, slot: int, outgoing: bytes, taken_ns: int, *, keep: bool = False) -> None:
         """Give the connection the exchange in `slot`; nothing is sent yet."""
         self.slot = slot
         self.outgoing = memoryview(outgoing)
         self.framing = Framing()
+        self.kept = [] if keep else None
         self.taken_ns = self.last_ns = taken_ns
         self.sent_ns = 0
         self.answered = False
@@ -98,6 +105,7 @@ class Connection:
             self.state = State.sending
             return
         self.sock = TlsStream(self.sock, dial.context, dial.server_name)
+        self.layered = True
         self.state = State.handshaking
 
     def handshake(self) -> int | None:
