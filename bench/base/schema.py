@@ -54,14 +54,21 @@ def restored(group: str, values: Mapping[str, Any]) -> Any:
 
     Raises KeyError for a kind that is not registered, TypeError or ValueError for values that do not fit.
     """
-    cls = _GROUPS.get(group, {})[values["kind"]]
+    return _rebuilt(_GROUPS.get(group, {})[values["kind"]], values)
+
+
+def _rebuilt(cls: type, values: Mapping[str, Any]) -> Any:
     hints = get_type_hints(cls)
     return cls(**{name: _member(hints.get(name), value) for name, value in values.items()})
 
 
 def _member(hint: Any, value: Any) -> Any:
-    """A recorded enum value as its member."""
-    return hint(value) if isinstance(hint, type) and issubclass(hint, Enum) else value
+    """A recorded enum value as its member, a nested config's values as that config."""
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return hint(value)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return _rebuilt(hint, value)
+    return value
 
 
 def store_all() -> None:

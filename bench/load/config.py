@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from bench.base.schema import not_identity, schema
+from bench.base.schema import identity_when_changed, not_identity, schema
 
 MISSING: Any = "???"
 """OmegaConf's mark for a value that must be given."""
@@ -27,6 +27,53 @@ class Api(StrEnum):
     chat = "chat"
 
 
+class ThinkTime(StrEnum):
+    """How long a user thinks: always `think_time_s`, or an exponential time of that mean, drawn beforehand."""
+
+    constant = "constant"
+    exponential = "exponential"
+
+
+class LengthKind(StrEnum):
+    """How lengths are distributed; see LengthConfig."""
+
+    fixed = "fixed"
+    normal = "normal"
+    lognormal = "lognormal"
+    uniform = "uniform"
+    empirical = "empirical"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthConfig:
+    """A distribution of lengths around a mean that is given beside it.
+
+    `fixed`: always the mean. `normal`, `lognormal`: of that mean and standard deviation `deviation` (of the lengths
+    themselves, not of their logarithms), rounded, values outside [`minimum`, `maximum`] moved to the nearer bound.
+    `uniform`: every whole number from `minimum` to `maximum` alike. `empirical`: one of `values`, or of the numbers in
+    the file `path` (one a line), each as likely as it is frequent there. The last two ignore the mean.
+    """
+
+    kind: LengthKind = LengthKind.fixed
+    deviation: float = 0.0
+    minimum: int = 1
+    maximum: int | None = None
+    values: list[int] = field(default_factory=list)
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        _at_least(self, 0, "deviation")
+        _at_least(self, 1, "minimum")
+        if self.maximum is not None and self.maximum < self.minimum:
+            raise ValueError(f"maximum is {self.maximum}; it must be at least the minimum, {self.minimum}")
+        if self.kind is LengthKind.uniform and self.maximum is None:
+            raise ValueError("uniform lengths need a maximum")
+        if self.kind is LengthKind.empirical and bool(self.values) == bool(self.path):
+            raise ValueError("empirical lengths need values or a path, not both")
+        if any(value < 1 for value in self.values):
+            raise ValueError("values must all be at least 1")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScenarioConfig:
     """How a workload is asked: what all arrival processes share.
@@ -39,6 +86,10 @@ class ScenarioConfig:
     requests: int = 64
     warmup: int = 2
     """Requests sent and finished before the measurement begins; recorded, never in a metric."""
+    cooldown: int = identity_when_changed(0)
+    """The last so many requests are sent like the others, recorded, and in no metric."""
+    cooldown_s: float = identity_when_changed(0.0)
+    """The same for requests scheduled in the last so many seconds of sending."""
     workload: str = "default"
     """Which of a run's workloads is asked."""
     seed: int = 0
@@ -57,9 +108,14 @@ class ScenarioConfig:
     """Keep the received bytes with their stamps in `raw/` after they have been parsed."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "requests", "workers", "breaker")
-        _at_least(self, 0, "warmup", "seed", "drop_waves")
+        _at_least(self, 1, "workers", "breaker")
+        _at_least(self, self.fewest_requests(), "requests")
+        _at_least(self, 0, "warmup", "seed", "drop_waves", "cooldown", "cooldown_s")
         _positive(self, "connect_s", "first_token_s", "stall_s", "total_s")
+
+    def fewest_requests(self) -> int:
+        """The smallest `requests` that may be asked; 0 where the arrivals themselves say how many there are."""
+        return 1
 
 
 @schema("scenario", "closed")
@@ -67,13 +123,15 @@ class ScenarioConfig:
 class ClosedConfig(ScenarioConfig):
     """Closed loop: `concurrency` users, each sending its next request `think_time_s` after its last one ended.
 
-    With `duration_s` no request starts later than that; `requests` stays the upper bound.
+    With `duration_s` no request starts later than that; `requests` stays the upper bound. The turns of a session count
+    as requests; a user keeps a session to its end.
     """
 
     kind: str = "closed"
     concurrency: int = 1
     duration_s: float | None = None
     think_time_s: float = 0.0
+    think: ThinkTime = identity_when_changed(ThinkTime.constant)  # noqa: RUF009 - a field specifier
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,7 +143,22 @@ class ClosedConfig(ScenarioConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class OpenConfig(ScenarioConfig):
-    """Open loop: requests leave at drawn times, whatever the endpoint does."""
+    """Open loop: requests leave at drawn times, whatever the endpoint does.
+
+    Of a session the first turn does; each later one leaves `think_time_s` after the answer to the one before.
+    """
+
+    think_time_s: float = identity_when_changed(0.0)
+    think: ThinkTime = identity_when_changed(ThinkTime.constant)  # noqa: RUF009 - a field specifier
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(self, 0, "think_time_s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RatedConfig(OpenConfig):
+    """Open loop at one rate throughout."""
 
     rate_per_s: float = 1.0
 
@@ -96,7 +169,7 @@ class OpenConfig(ScenarioConfig):
 
 @schema("scenario", "constant")
 @dataclass(frozen=True, kw_only=True)
-class ConstantConfig(OpenConfig):
+class ConstantConfig(RatedConfig):
     """Open loop with equal gaps of 1 / `rate_per_s` seconds."""
 
     kind: str = "constant"
@@ -104,7 +177,7 @@ class ConstantConfig(OpenConfig):
 
 @schema("scenario", "poisson")
 @dataclass(frozen=True, kw_only=True)
-class PoissonConfig(OpenConfig):
+class PoissonConfig(RatedConfig):
     """Open loop as a Poisson process: independent exponential gaps of mean 1 / `rate_per_s` seconds, from `seed`."""
 
     kind: str = "poisson"
@@ -120,13 +193,24 @@ class WorkloadConfig:
     ignore_eos: bool = True
     """Ask the engine to generate exactly `output_tokens` (an extension most engines know)."""
     temperature: float = 0.0
+    top_p: float | None = identity_when_changed(None)
+    top_k: int | None = identity_when_changed(None)
+    min_p: float | None = identity_when_changed(None)
+    stop: list[str] = identity_when_changed(default_factory=list)  # noqa: RUF009 - a field specifier
+    sampling_seed: int | None = identity_when_changed(None)
+    """The request's own `seed`, for engines that sample."""
+    system: str = identity_when_changed("")
+    """A system message before the prompt; chat only. It is not counted in `input_tokens`."""
     seed: int = 0
+    """Of what is drawn: prompts, lengths, which lines of a file."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """Further keys of the request body, passed through (`+workload.extra.cache_prompt=false`)."""
+    """Further keys of the request body, passed through (`+workload.extra.cache_prompt=false`); null takes one out."""
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "output_tokens")
         _at_least(self, 0, "seed", "temperature")
+        if self.system and self.api is not Api.chat:
+            raise ValueError("system needs api=chat: completions have no system message")
 
 
 @schema("workload", "synthetic")
@@ -137,16 +221,36 @@ class SyntheticConfig(WorkloadConfig):
     With `tokenize` and an endpoint that offers a tokenize route, prompts are fitted to exactly `input_tokens`: of the
     whole prompt for completions, of the user's message without the chat template for chat. The summary says whether
     they were. With `unique`, no two prompts of a scenario begin alike, so that no prefix cache can answer for them.
+
+    `prefix_groups` > 0: a `prefix_share` of the prompts begin with the `prefix_tokens` words of one of so many groups,
+    drawn anew for each; the rest of a prompt is its own. `turns` > 1: sessions of so many turns, each with the real
+    answers to those before it; `input_tokens` and `output_tokens` are then those of a turn.
     """
 
     kind: str = "synthetic"
     input_tokens: int = 32
     unique: bool = True
     tokenize: bool = True
+    input_lengths: LengthConfig = identity_when_changed(default_factory=LengthConfig)  # noqa: RUF009 - a field specifier
+    """How the lengths of prompts spread around `input_tokens`."""
+    output_lengths: LengthConfig = identity_when_changed(default_factory=LengthConfig)  # noqa: RUF009 - a field specifier
+    prefix_groups: int = identity_when_changed(0)
+    prefix_tokens: int = identity_when_changed(0)
+    prefix_share: float = identity_when_changed(1.0)
+    turns: int = identity_when_changed(1)
+    turn_lengths: LengthConfig = identity_when_changed(default_factory=LengthConfig)  # noqa: RUF009 - a field specifier
+    """How the number of turns of a session spreads around `turns`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least(self, 1, "input_tokens")
+        _at_least(self, 1, "input_tokens", "turns")
+        _at_least(self, 0, "prefix_groups", "prefix_tokens", "prefix_share")
+        if self.prefix_share > 1:
+            raise ValueError(f"prefix_share is {self.prefix_share}; it must be at most 1")
+        if bool(self.prefix_groups) != bool(self.prefix_tokens):
+            raise ValueError("prefix_groups and prefix_tokens go together: give both, or neither")
+        if self.input_lengths.kind is LengthKind.fixed and self.prefix_tokens > self.input_tokens:
+            raise ValueError(f"prefix_tokens is {self.prefix_tokens}; it must be at most {self.input_tokens}")
 
 
 @schema("endpoint", "openai")

@@ -6,10 +6,11 @@ from enum import StrEnum
 
 
 class Phase(StrEnum):
-    """Warm-up requests are recorded and never measured."""
+    """Requests of the warm-up and of the cool-down are recorded and never measured."""
 
     warmup = "warmup"
     main = "main"
+    cooldown = "cooldown"
 
 
 class Status(StrEnum):

@@ -2,32 +2,77 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.load.config import Api, WorkloadConfig
+from bench.load.workloads.draft import Draft
 
 ROUTES = {Api.completions: "/v1/completions", Api.chat: "/v1/chat/completions"}
 
+BETWEEN_TURNS = "\\n\\n"
+"""What goes between the turns of a session in a completion's prompt, as it stands in JSON."""
 
-def request_body(workload: WorkloadConfig, model: str, prompt: str) -> bytes:
-    """The JSON body of one streaming request, usage asked for; `workload.extra` wins over what is set here."""
+
+class Body(NamedTuple):
+    """A JSON body. In a session, what earlier turns said goes in at `insert_at`, and `own_length` bytes from there are
+    this turn's part of what later ones begin with."""
+
+    content: bytes
+    insert_at: int = 0
+    own_length: int = 0
+
+
+def request_body(workload: WorkloadConfig, model: str, draft: Draft, *, in_session: bool = False) -> Body:
+    """The JSON body of one streaming request, usage asked for.
+
+    `workload.extra`, and before it `draft.extra`, win over what is set here; null there takes a key out.
+    """
     import orjson
 
-    body: dict[str, Any] = {
+    keys = _keys(workload, model, draft)
+    if not in_session:
+        return Body(orjson.dumps(keys))
+    if workload.api is Api.chat:
+        *before, own = keys.pop("messages")
+        opening = b'{"messages":[' + b"".join(orjson.dumps(message) + b"," for message in before)
+        said, closing = orjson.dumps(own), b"],"
+    else:
+        opening, closing = b'{"prompt":"', b'",'
+        said = orjson.dumps(keys.pop("prompt"))[1:-1]
+    return Body(opening + said + closing + orjson.dumps(keys)[1:], len(opening), len(said))
+
+
+def spoken(api: Api, own: bytes, answer: str) -> bytes:
+    """What a turn adds to the bodies of those after it: its own part and the answer."""
+    import orjson
+
+    said = orjson.dumps(answer)
+    if api is Api.chat:
+        return own + b',{"role":"assistant","content":' + said + b"},"
+    return own + said[1:-1] + BETWEEN_TURNS.encode()
+
+
+def _keys(workload: WorkloadConfig, model: str, draft: Draft) -> dict[str, Any]:
+    keys: dict[str, Any] = {
         "model": model,
-        "max_tokens": workload.output_tokens,
+        "max_tokens": draft.output_tokens,
         "temperature": workload.temperature,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
     if workload.ignore_eos:
-        body["ignore_eos"] = True
+        keys["ignore_eos"] = True
+    sampling = {name: getattr(workload, name) for name in ("top_p", "top_k", "min_p")}
+    sampling |= {"stop": workload.stop or None, "seed": workload.sampling_seed}
+    keys |= {name: value for name, value in sampling.items() if value is not None}
     if workload.api is Api.chat:
-        body["messages"] = [{"role": "user", "content": prompt}]
+        messages = [{"role": "user", "content": draft.prompt}] if draft.messages is None else list(draft.messages)
+        system = [{"role": "system", "content": workload.system}] if workload.system else []
+        keys["messages"] = [*system, *messages]
     else:
-        body["prompt"] = prompt
-    body.update(workload.extra)
-    return orjson.dumps(body)
+        keys["prompt"] = draft.prompt
+    extra = {**workload.extra, **draft.extra}
+    return {name: value for name, value in (keys | extra).items() if not (name in extra and value is None)}
 
 
 class RequestHead:

@@ -24,6 +24,7 @@ from bench.base.errors import FailureKind
 from bench.base.files import read_json, write_json
 from bench.base.hashing import sha256_file
 from bench.base.schema import restored
+from bench.load.calibration import bound_for, peak_in_flight
 from bench.load.config import ScenarioConfig, WorkloadConfig
 from bench.load.digest import digest
 from bench.load.outcome import End, Status
@@ -92,6 +93,8 @@ def write_result(asked: Asked, out: Path, specs: Sequence[WorkerSpec], *, interr
         prompts=asked.prompts,
         run={"scenario": asked.name, "repeat": asked.repeat, "status": status, "failure": failure},
     )
+    streams = -(-peak_in_flight(table.sent_ns, table.done_ns) // len(specs))
+    summary["own_error"]["calibrated"] = bound_for(streams, summary["own_error"]["time_source"])
     write_json(out / "summary.json", summary)
     _write_manifest(asked, out, summary)
     return summary

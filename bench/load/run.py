@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,25 +12,18 @@ from typing import Any
 from bench.base.clock import NS_PER_S, utc_now
 from bench.base.errors import UsageError
 from bench.base.progress import Progress
-from bench.load.config import (
-    ClosedConfig,
-    OpenConfig,
-    ScenarioConfig,
-    SyntheticConfig,
-    TimeSource,
-    WorkloadConfig,
-)
+from bench.load.arrivals.config import ClosedStagesConfig
+from bench.load.config import Api, ClosedConfig, ScenarioConfig, TimeSource, WorkloadConfig
 from bench.load.crew import Counts, Crew, Stopped, death
 from bench.load.flush import Flusher
 from bench.load.outcome import ErrorKind
-from bench.load.payload import ROUTES, request_body
-from bench.load.preflight import open_client, token_counter
-from bench.load.prompts import Prompts, draw_prompts, fit_prompts
+from bench.load.parquet import load_parquet
+from bench.load.payload import ROUTES
+from bench.load.plan import Drawn, draw_plan
 from bench.load.record import FILES, Asked, digest_for, worker_specs, write_asked, write_result
-from bench.load.schedule import draw_offsets, users_of, worker_of, workers_used
-from bench.load.spec import WorkerSpec, write_plan
+from bench.load.schedule import presence_of, users_of, workers_used
+from bench.load.spec import WorkerSpec
 from bench.load.stamps import kernel_stamps_available
-from bench.load.table import load_parquet
 from bench.load.target import Address, Target, parse_url
 
 _WARMUP_USERS = 4
@@ -50,7 +42,7 @@ class _Plan:
     family: int
     socket_address: Any
     kernel_stamps: bool
-    prompts: Prompts
+    drawn: Drawn
     raw: Path
 
 
@@ -77,8 +69,8 @@ def run_scenario(
     """
     _clear(out)
     started = utc_now()
-    progress.say(f"preparing {scenario.requests} requests")
-    plan = _prepare(target, scenario, workload, out / "raw", name=name, repeat=repeat)
+    progress.say(f"preparing {scenario.requests or 'the'} requests")
+    plan = _prepare(target, scenario, workload, out / "raw", name=name, repeat=repeat, progress=progress)
     asked = _asked(plan, started=started, context=context)
     write_asked(asked, plan.raw)
     ending = _send(plan, progress, stop_when)
@@ -103,24 +95,40 @@ def _clear(out: Path) -> None:
 
 
 def _prepare(
-    target: Target, scenario: ScenarioConfig, workload: WorkloadConfig, raw: Path, *, name: str, repeat: int
+    target: Target,
+    scenario: ScenarioConfig,
+    workload: WorkloadConfig,
+    raw: Path,
+    *,
+    name: str,
+    repeat: int,
+    progress: Progress,
 ) -> _Plan:
     address = parse_url(target.url)
     family, socket_address = address.connect(scenario.connect_s)
     available = kernel_stamps_available(family=family)
     if scenario.time_source is TimeSource.kernel and not available:
         raise UsageError("scenario.time_source=kernel: no kernel stamps for Unix sockets or outside Linux; use auto")
+    drawn = draw_plan(
+        target,
+        scenario,
+        workload,
+        raw,
+        name=name,
+        repeat=repeat,
+        on_drawn=lambda number: progress.advance(number, scenario.requests or None, "requests", "drawn"),
+    )
     return _Plan(
         name=name,
         repeat=repeat,
-        scenario=scenario,
+        scenario=drawn.scenario,
         workload=workload,
         target=target,
         address=address,
         family=family,
         socket_address=socket_address,
         kernel_stamps=available and scenario.time_source is not TimeSource.user,
-        prompts=_make_prompts(target, workload, scenario.warmup + scenario.requests, name=name, repeat=repeat),
+        drawn=drawn,
         raw=raw,
     )
 
@@ -134,47 +142,19 @@ def _asked(plan: _Plan, *, started: str, context: Mapping[str, Any]) -> Asked:
         url=plan.target.url,
         model=plan.target.model,
         kernel_stamps=plan.kernel_stamps,
-        prompts=plan.prompts,
+        prompts=plan.drawn.prompts,
         started=started,
         context=context,
     )
 
 
-def _make_prompts(target: Target, workload: WorkloadConfig, number: int, *, name: str, repeat: int) -> Prompts:
-    if not isinstance(workload, SyntheticConfig):
-        raise UsageError(f"workload kind '{workload.kind}' is not one that the load generator can ask; use synthetic")
-    texts = draw_prompts(workload, number, name=name, repeat=repeat)
-    words = Prompts(texts=texts, exact=False, how="one word counted as one token")
-    if not workload.tokenize:
-        return words
-    with open_client(target) as client:
-        counter = token_counter(client, target, workload.api)
-        if counter is None:
-            return words
-        try:
-            return fit_prompts(texts, workload.input_tokens, counter)
-        except OSError as error:
-            return dataclasses.replace(words, how=f"{words.how} ({error})")
-
-
-def _requests_of(plan: _Plan, worker: int) -> Iterator[tuple[int, bool, int, bytes]]:
-    """The share of one worker: (slot, main, offset_ns, body). Slots below `warmup` are the warm-up."""
-    scenario = plan.scenario
-    offsets = draw_offsets(scenario, plan.repeat) if isinstance(scenario, OpenConfig) else None
-    for slot, prompt in enumerate(plan.prompts.texts):
-        main = slot >= scenario.warmup
-        position = slot - scenario.warmup if main else slot
-        if worker_of(scenario, position) == worker:
-            offset_ns = int(offsets[position]) if main and offsets is not None else 0
-            yield slot, main, offset_ns, request_body(plan.workload, plan.target.model, prompt)
-
-
 def _make_spec(plan: _Plan, worker: int, commands_fd: int, reports_fd: int) -> WorkerSpec:
     scenario = plan.scenario
     closed = scenario if isinstance(scenario, ClosedConfig) else None
-    users = users_of(closed, worker) if closed else 0
+    staged = scenario if isinstance(scenario, ClosedStagesConfig) else None
+    users = len(users_of(scenario, worker))
     duration_s = closed.duration_s if closed else None
-    spec = WorkerSpec(
+    return WorkerSpec(
         directory=str(plan.raw.resolve()),
         stem=f"worker{worker}",
         worker=worker,
@@ -187,10 +167,12 @@ def _make_spec(plan: _Plan, worker: int, commands_fd: int, reports_fd: int) -> W
         family=plan.family,
         address=plan.socket_address,
         kernel_stamps=plan.kernel_stamps,
-        closed=closed is not None,
+        closed=closed is not None or staged is not None,
         users=users,
         warmup_users=users or _WARMUP_USERS,
-        think_ns=round(closed.think_time_s * NS_PER_S) if closed else 0,
+        present=None if staged is None else [[list(shift) for shift in user] for user in presence_of(staged, worker)],
+        sessions=plan.drawn.sessions,
+        chat=plan.workload.api is Api.chat,
         duration_ns=None if duration_s is None else round(duration_s * NS_PER_S),
         connect_ns=round(scenario.connect_s * NS_PER_S),
         first_token_ns=round(scenario.first_token_s * NS_PER_S),
@@ -200,8 +182,6 @@ def _make_spec(plan: _Plan, worker: int, commands_fd: int, reports_fd: int) -> W
         commands_fd=commands_fd,
         reports_fd=reports_fd,
     )
-    write_plan(spec, _requests_of(plan, worker))
-    return spec
 
 
 # ---- during
@@ -209,7 +189,7 @@ def _make_spec(plan: _Plan, worker: int, commands_fd: int, reports_fd: int) -> W
 
 def _send(plan: _Plan, progress: Progress, stop_when: Callable[[], bool]) -> type[BaseException] | None:
     """Run the workers to their end; what ended them early, if anything did: KeyboardInterrupt or Stopped."""
-    total = len(plan.prompts.texts)
+    total = plan.scenario.warmup + plan.scenario.requests
 
     def show(counts: Counts) -> None:
         failed = f", {counts['failed']} failed" if counts["failed"] else ""

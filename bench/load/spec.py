@@ -1,7 +1,7 @@
 """What crosses from the harness to a worker: one JSON file, and two binary ones beside it for what is long.
 
-The plan file holds one record a request (`PLAN`): slot, phase (0 warm-up, 1 main), offset from the start in ns (open
-loop; 0 in a closed one), and where its body lies in the bodies file. The API key is not here: it travels in the
+The plan file holds one record a request (PLAN_DTYPE), the bodies file their bodies one after another; a worker maps
+both, so that a million requests and their prompts cost no memory. The API key is not here: it travels in the
 environment.
 """
 
@@ -9,26 +9,40 @@ from __future__ import annotations
 
 import dataclasses
 import struct
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from bench.base.files import read_json, write_json
 
 API_KEY_VARIABLE = "QUANTBENCH_LOAD_API_KEY"
-PLAN = struct.Struct("<IBqQI")
 
-
-@dataclass(frozen=True, kw_only=True)
-class PlannedRequest:
-    """A request of a worker's share."""
-
-    slot: int
-    main: bool
-    offset_ns: int
-    body_start: int
-    body_length: int
+_PACK = struct.Struct("<IBHIIiiiqqQI")
+PLAN_DTYPE = np.dtype(
+    [
+        ("slot", "<u4"),
+        ("main", "u1"),
+        ("turn", "<u2"),
+        ("insert_at", "<u4"),
+        ("own_length", "<u4"),
+        ("session", "<i4"),
+        ("input_tokens", "<i4"),
+        ("output_tokens", "<i4"),
+        ("offset_ns", "<i8"),
+        ("think_ns", "<i8"),
+        ("body_start", "<u8"),
+        ("body_length", "<u4"),
+    ]
+)
+"""main: 0 in the warm-up. session: -1 where it is none; turn: from 0. insert_at: where in its body the earlier turns
+go; own_length: bytes from there that are this turn's part of later ones. input_tokens, output_tokens: what was asked
+for (-1: the data does not say). offset_ns: from the start, in an open loop. think_ns: thought after it. Requests are in
+order of slot, the turns of a session one after another.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +66,11 @@ class WorkerSpec:
     closed: bool
     users: int
     warmup_users: int
-    think_ns: int
+    present: list[list[list[int]]] | None
+    """For each user the intervals (ns from the start) in which it asks; None: all throughout."""
+    sessions: bool
+    """Whether answers become part of later requests."""
+    chat: bool
     duration_ns: int | None
     connect_ns: int
     first_token_ns: int
@@ -63,14 +81,6 @@ class WorkerSpec:
     """Reading end: `go NS` starts the next phase at that CLOCK_MONOTONIC time, `stop` or end of file cancels."""
     reports_fd: int
     """Writing end: one JSON object a line."""
-
-    @property
-    def plan_file(self) -> Path:
-        return Path(self.directory) / f"{self.stem}.plan"
-
-    @property
-    def bodies_file(self) -> Path:
-        return Path(self.directory) / f"{self.stem}.bodies"
 
     def write(self) -> Path:
         """Write `{stem}.json`; returns its path."""
@@ -87,17 +97,73 @@ def read_spec(path: Path) -> WorkerSpec:
     return WorkerSpec(**value)
 
 
-def write_plan(spec: WorkerSpec, requests: Iterable[tuple[int, bool, int, bytes]]) -> None:
-    """Write plan and bodies of a worker from (slot, main, offset_ns, body)."""
-    start = 0
-    with spec.plan_file.open("wb") as plan, spec.bodies_file.open("wb") as bodies:
-        for slot, main, offset_ns, body in requests:
-            plan.write(PLAN.pack(slot, main, offset_ns, start, len(body)))
-            bodies.write(body)
-            start += len(body)
+@dataclass(frozen=True, kw_only=True)
+class PlannedRequest:
+    """A request as it goes into a plan; see PLAN_DTYPE."""
+
+    slot: int
+    main: bool
+    offset_ns: int
+    think_ns: int
+    body: bytes
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    session: int | None = None
+    turn: int = 0
+    insert_at: int = 0
+    own_length: int = 0
 
 
-def read_plan(spec: WorkerSpec) -> Iterator[PlannedRequest]:
-    """The requests of a worker, in the order they were written."""
-    for slot, main, offset_ns, start, length in PLAN.iter_unpack(spec.plan_file.read_bytes()):
-        yield PlannedRequest(slot=slot, main=bool(main), offset_ns=offset_ns, body_start=start, body_length=length)
+class PlanWriter:
+    """Writes plan and bodies of one worker, request by request. Use as a context manager."""
+
+    def __init__(self, directory: Path, stem: str) -> None:
+        self._plan = plan_path(directory, stem).open("wb")
+        self._bodies = bodies_path(directory, stem).open("wb")
+        self._start = 0
+
+    def add(self, request: PlannedRequest) -> None:
+        entry = (
+            request.slot,
+            request.main,
+            request.turn,
+            request.insert_at,
+            request.own_length,
+            -1 if request.session is None else request.session,
+            -1 if request.input_tokens is None else request.input_tokens,
+            -1 if request.output_tokens is None else request.output_tokens,
+            request.offset_ns,
+            request.think_ns,
+            self._start,
+            len(request.body),
+        )
+        self._plan.write(_PACK.pack(*entry))
+        self._bodies.write(request.body)
+        self._start += len(request.body)
+
+    def __enter__(self) -> PlanWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._plan.close()
+        self._bodies.close()
+
+
+def plan_path(directory: Path, stem: str) -> Path:
+    """Where a worker's plan is."""
+    return directory / f"{stem}.plan"
+
+
+def bodies_path(directory: Path, stem: str) -> Path:
+    """Where a worker's request bodies are."""
+    return directory / f"{stem}.bodies"
+
+
+def read_plan(directory: Path, stem: str) -> npt.NDArray[np.void]:
+    """The requests of a worker (PLAN_DTYPE), mapped where there are any."""
+    path = plan_path(directory, stem)
+    if not path.stat().st_size:
+        return np.empty(0, dtype=PLAN_DTYPE)
+    return np.memmap(path, dtype=PLAN_DTYPE, mode="r")

@@ -15,47 +15,96 @@ import resource
 import ssl
 import sys
 import time
+from array import array
+from bisect import bisect_left
 from pathlib import Path
 from typing import Any
 
 from bench.base.clock import NS_PER_MS
 from bench.base.files import write_json
 from bench.load.client import Client, Deadlines
+from bench.load.config import Api
 from bench.load.connection import Dial
 from bench.load.payload import RequestHead
-from bench.load.schedule import Arrivals, ClosedArrivals, OpenArrivals
+from bench.load.schedule import Arrivals, ClosedArrivals, OpenArrivals, SessionArrivals
 from bench.load.segments import SegmentWriter
-from bench.load.spec import API_KEY_VARIABLE, PlannedRequest, WorkerSpec, read_plan, read_spec
+from bench.load.sessions import Sessions
+from bench.load.spec import API_KEY_VARIABLE, WorkerSpec, bodies_path, read_plan, read_spec
 from bench.load.stamps import KernelReader, UserReader, stamping_keeper
 
 _REPORT_NS = 250 * NS_PER_MS
 
 
+class _Plan:
+    """The worker's requests, looked up by slot in the mapped plan."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        rows = read_plan(Path(spec.directory), spec.stem)
+        self._slots = array("I", rows["slot"].tobytes())
+        self._thinking = array("q", rows["think_ns"].tobytes())
+        self._rows = rows
+
+    def row(self, slot: int) -> Any:
+        return self._rows[bisect_left(self._slots, slot)]
+
+    def think_ns(self, slot: int) -> int:
+        return self._thinking[bisect_left(self._slots, slot)]
+
+    def first_turns(self, *, main: bool) -> tuple[array[int], array[int]]:
+        """Slots and offsets of the requests that do not follow from another one."""
+        chosen = self._rows[(self._rows["main"] == main) & (self._rows["turn"] == 0)]
+        return array("I", chosen["slot"].tobytes()), array("q", chosen["offset_ns"].tobytes())
+
+    def following(self) -> dict[int, int]:
+        """The slot of the next turn, by slot."""
+        later = self._rows["slot"][self._rows["turn"] > 0].tolist()
+        return {slot - 1: slot for slot in later}
+
+
 class _Bodies:
     """Request bodies straight from the file: a long prompt costs its bytes once, when it is sent."""
 
-    def __init__(self, spec: WorkerSpec, requests: list[PlannedRequest]) -> None:
-        self._where = {request.slot: (request.body_start, request.body_length) for request in requests}
-        with spec.bodies_file.open("rb") as stream:
-            self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    def __init__(self, spec: WorkerSpec, plan: _Plan) -> None:
+        self._plan = plan
+        path = bodies_path(Path(spec.directory), spec.stem)
+        with path.open("rb") as stream:
+            self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
         key = os.environ.pop(API_KEY_VARIABLE, None)
         self._head = RequestHead(authority=spec.authority, path=spec.path, api_key=key, name=spec.name)
+        self.sessions: Sessions | None = None
 
     def __call__(self, slot: int) -> bytes:
-        start, length = self._where[slot]
-        return self._head(slot, length) + self._map[start : start + length]
+        row = self._plan.row(slot)
+        start, length = int(row["body_start"]), int(row["body_length"])
+        if self.sessions is None or row["session"] < 0:
+            return self._head(slot, length) + self._map[start : start + length]
+        earlier, at = self.sessions.earlier(int(row["session"])), start + int(row["insert_at"])
+        head = self._head(slot, length + len(earlier))
+        return head + self._map[start:at] + earlier + self._map[at : start + length]
+
+    def own_part(self, slot: int) -> bytes:
+        """What a turn's body has of its own: later ones repeat it."""
+        row = self._plan.row(slot)
+        at = int(row["body_start"]) + int(row["insert_at"])
+        return self._map[at : at + int(row["own_length"])]
 
 
 class _Worker:
     def __init__(self, spec: WorkerSpec) -> None:
         self._spec = spec
-        self._requests = list(read_plan(spec))
+        self._plan = _Plan(spec)
+        self._following = self._plan.following() if spec.sessions else {}
+        self._conversation: SessionArrivals | None = None
         self._commands = b""
         self._go_ns: int | None = None
         self._stopped = False
         self._next_report_ns = 0
         self._loop_cpu_s = 0.0
         self._keeper = stamping_keeper() if spec.kernel_stamps else None
+        bodies = _Bodies(spec, self._plan)
+        if spec.sessions:
+            bodies.sessions = Sessions(Api.chat if spec.chat else Api.completions, bodies.own_part)
+        self._sessions = bodies.sessions
         self._record = SegmentWriter(Path(spec.directory), spec.stem)
         self.client = Client(
             dial=_dial(spec),
@@ -67,12 +116,16 @@ class _Worker:
                 stall_ns=spec.stall_ns,
                 total_ns=spec.total_ns,
             ),
-            request_bytes=_Bodies(spec, self._requests),
+            request_bytes=bodies,
             breaker=spec.breaker,
             on_tick=self._tick,
+            keep=self._following.__contains__,
+            on_kept=self._hear,
         )
         os.set_blocking(spec.commands_fd, False)
         self.client.watch(spec.commands_fd, self._read_commands)
+        if self._sessions is not None:
+            self.client.watch(self._sessions.descriptor, self._go_on)
 
     def run(self) -> dict[str, Any]:
         """Both phases, then the digest; returns the worker's own figures."""
@@ -94,6 +147,8 @@ class _Worker:
         self._loop_cpu_s = time.process_time() - main_cpu_s
         main_s = time.monotonic() - main_s
         self.client.close()
+        if self._sessions is not None:
+            self._sessions.close()
         self._record.close()
         gc.enable()
         before_digest_s = time.process_time()
@@ -130,18 +185,41 @@ class _Worker:
         return start_ns
 
     def _warmup(self) -> Arrivals:
-        slots = [request.slot for request in self._requests if not request.main]
+        slots, _ = self._plan.first_turns(main=False)
         return ClosedArrivals(slots, self._spec.warmup_users, self._take_go())
 
     def _main(self) -> Arrivals:
-        requests = [request for request in self._requests if request.main]
-        slots = [request.slot for request in requests]
-        spec = self._spec
+        spec, start_ns, think_of = self._spec, self._take_go(), self._plan.think_ns
+        slots, offsets_ns = self._plan.first_turns(main=True)
+        first: Arrivals
         if spec.closed:
-            return ClosedArrivals(
-                slots, spec.users, self._take_go(), think_ns=spec.think_ns, duration_ns=spec.duration_ns
+            first = ClosedArrivals(
+                slots, spec.users, start_ns, think_of=think_of, duration_ns=spec.duration_ns, present=spec.present
             )
-        return OpenArrivals(slots, [request.offset_ns for request in requests], self._take_go())
+        else:
+            first = OpenArrivals(slots, offsets_ns, start_ns)
+        if self._sessions is None:
+            return first
+        self._conversation = SessionArrivals(
+            first, self._following, start_ns, think_of=think_of, duration_ns=spec.duration_ns
+        )
+        return self._conversation
+
+    def _hear(self, slot: int, reads: list[bytes], end: str) -> None:
+        assert self._sessions is not None
+        self._sessions.ended(slot, reads, end)
+
+    def _go_on(self) -> None:
+        """Answers have been understood: the turns after them can leave."""
+        assert self._sessions is not None
+        assert self._conversation is not None
+        for slot, said in self._sessions.heard():
+            session = int(self._plan.row(slot)["session"])
+            if said is None:
+                self._sessions.forget(session)
+            else:
+                self._sessions.keep(session, said)
+            self._conversation.answered(slot, time.monotonic_ns(), usable=said is not None)
 
     def _read_commands(self) -> None:
         try:

@@ -6,10 +6,14 @@ import importlib
 
 _MODULES = (
     "bench.analysis.config",
+    "bench.load.arrivals.config",
+    "bench.load.calibration",
     "bench.load.config",
+    "bench.load.workloads.config",
     "bench.plan.config",
     "bench.plan.fit",
     "bench.quality.config",
+    "bench.quality.generation.config",
     "bench.toolchains.config",
     "quantize.models",
 )
