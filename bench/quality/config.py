@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 DEFAULT_TEXT = "default"
 #: The questions that ship with this package.
 DEFAULT_QUESTIONS = "default"
+#: MMLU's own questions, of a hub.
+MMLU = "mmlu"
 
 
 class ScoreFrom(StrEnum):
@@ -32,6 +34,13 @@ class Bos(StrEnum):
     auto = "auto"
     always = "always"
     never = "never"
+
+
+class Method(StrEnum):
+    """What of an answer is scored: its letter as the one next token, or all of its tokens."""
+
+    letters = "letters"
+    likelihood = "likelihood"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,9 +153,11 @@ class DivergenceConfig(WindowedTextConfig):
 class MultipleChoiceConfig(TaskConfig):
     """Questions with four choices, answered by the likeliest letter, in MMLU's format and with its prompts.
 
-    `data` is `default` (shipped, plumbing only) or a folder of MMLU's CSV files; its content, not its path, enters
-    keys. Of each subject the first `limit` questions are asked (0: all), or with a `seed` that many drawn by it.
-    `compare` also scores the baseline's answers, for figures paired question by question.
+    `data` is `default` (shipped, plumbing only), `mmlu` (of a hub) or a folder of MMLU's CSV or Parquet files; its
+    content, not its path, enters keys. Of each subject the first `limit` questions are asked (0: all), or with a `seed`
+    that many drawn by it. `method: likelihood` scores letters of several tokens too. `compare` also scores the
+    baseline's answers, for figures paired question by question; a change of the accuracy within ±`margin` counts as
+    equivalent.
     """
 
     kind: str = "multiple_choice"
@@ -156,6 +167,8 @@ class MultipleChoiceConfig(TaskConfig):
     limit: int = 0
     seed: int | None = None
     compare: bool = True
+    method: Method = identity_when_changed(Method.letters)  # noqa: RUF009 - a field specifier
+    margin: float = not_identity(0.01)
 
     def __post_init__(self) -> None:
         if not self.data.strip():
@@ -177,5 +190,60 @@ class MultipleChoiceConfig(TaskConfig):
 
     def run(self, job: TaskJob) -> Outcome:
         from bench.quality.multiple_choice import measure
+
+        return measure(self, job)
+
+
+class ChoiceFormat(StrEnum):
+    """How rows become prompts and choices; all but `plain` as lm-eval's tasks of that name do it."""
+
+    arc = "arc"
+    hellaswag = "hellaswag"
+    truthfulqa_mc1 = "truthfulqa_mc1"
+    truthfulqa_mc2 = "truthfulqa_mc2"
+    plain = "plain"
+
+
+@schema("task", "choices")
+@dataclass(frozen=True, kw_only=True)
+class ChoicesConfig(TaskConfig):
+    """Questions whose answers are texts, picked by the log-likelihood of each as a whole.
+
+    `data` is a Parquet, CSV or JSON-lines file, or hub:ORG/NAME/PATH@COMMIT; its content, not its name, enters keys.
+    `shots` rows of `shots_data`, the first ones, go before every question. Of the rows the first `limit` are asked (0:
+    all), or with a `seed` that many drawn by it. `compare` also scores the baseline, for figures paired question by
+    question; a change within ±`margin` counts as equivalent.
+    """
+
+    kind: str = "choices"
+    format: ChoiceFormat = ChoiceFormat.plain
+    data: str = not_identity("")
+    shots: int = 0
+    shots_data: str = not_identity("")
+    limit: int = 0
+    seed: int | None = None
+    compare: bool = True
+    margin: float = not_identity(0.01)
+
+    def __post_init__(self) -> None:
+        for name in ("shots", "limit"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"task.{name}={getattr(self, name)} must be 0 or more")
+        if self.seed is not None and not self.limit:
+            raise ValueError(f"task.seed={self.seed} draws nothing without task.limit")
+        if self.shots and self.format in (ChoiceFormat.truthfulqa_mc1, ChoiceFormat.truthfulqa_mc2):
+            raise ValueError(f"task.shots={self.shots}: {self.format} has its own six examples in every prompt")
+
+    @property
+    def needs_baseline(self) -> bool:
+        return self.compare
+
+    def data_digest(self) -> str:
+        from bench.quality.choice_formats import data_digest
+
+        return data_digest(self)
+
+    def run(self, job: TaskJob) -> Outcome:
+        from bench.quality.choices import measure
 
         return measure(self, job)

@@ -6,9 +6,13 @@ only a commit is taken.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import itertools
+import json
 import re
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -41,9 +45,15 @@ def joined_wikitext(rows: Iterable[str | None]) -> str:
     return "".join(row or " \n" for row in rows)
 
 
+def joined_c4(rows: Iterable[str | None]) -> str:
+    """The first 1,100 documents with a space between them: what GPTQ's evaluation, and many after it, call C4."""
+    return " ".join(row or "" for row in itertools.islice(rows, 1100))
+
+
 @dataclass(frozen=True, kw_only=True)
 class HubText:
-    """A file of a dataset: a parquet's column `text`, made one text by `joined`, or a UTF-8 file as it is.
+    """A file of a dataset: the column `text` of a parquet or of JSON lines, made one text by `joined`, or a UTF-8 file
+    as it is.
 
     `sha256` (hexadecimal) is what the text must be, where that is known. `name` begins the kept file's name.
     """
@@ -71,18 +81,26 @@ NAMED = {
         revision="b08601e04326c79dfdd32d625aee71d232d685c3",
         joined=joined_wikitext,
         sha256="173c87a53759e0201f33e0ccf978e510c2042d7f2cb78229d9a50d79b9e7dd08",
-    )
+    ),
+    "c4": HubText(
+        name="c4",
+        repo="allenai/c4",
+        file="en/c4-validation.00000-of-00008.json.gz",
+        revision="607bd4c8450a42878aa9ddc051a65a055450ef87",
+        joined=joined_c4,
+    ),
 }
 
 
-def hub_text(text: str) -> HubText | None:
-    """What `task.text` names on a hub, None when it names nothing there. Raises ValueError for another form."""
+def hub_text(text: str, where: str = "task.text") -> HubText | None:
+    """What `task.text`, or `where`, names on a hub, None when it names nothing there. Raises ValueError for another
+    form."""
     if not text.startswith(HUB_PREFIX):
         return NAMED.get(text)
     form = _FORM.fullmatch(text)
     if form is None or not {".", "..", ""}.isdisjoint(form["file"].split("/")):
         raise ValueError(
-            f"task.text='{text}' is no file of a hub's dataset; write hub:ORG/NAME/PATH/IN/REPO@COMMIT with the "
+            f"{where}='{text}' is no file of a hub's dataset; write hub:ORG/NAME/PATH/IN/REPO@COMMIT with the "
             "commit's 40 hexadecimal digits (a branch moves)"
         )
     return HubText(
@@ -99,7 +117,7 @@ def fetched(text: HubText) -> Path:
     kept = text.kept
     if kept.is_file():
         return kept
-    content = _content(text, _downloaded(text))
+    content = _content(text, downloaded(text))
     where = f"task.text: {text.file} of {text.repo}"
     if not content.strip():
         raise UsageError(f"{where} is empty")
@@ -112,8 +130,8 @@ def fetched(text: HubText) -> Path:
     return kept
 
 
-def _downloaded(text: HubText) -> Path:
-    """The dataset's file in the hub's own cache."""
+def downloaded(text: HubText, where: str = "task.text") -> Path:
+    """The dataset's file in the hub's own cache, fetched when it is not there. `where`: the setting that names it."""
     quiet_library()
     from huggingface_hub import hf_hub_download
 
@@ -121,8 +139,8 @@ def _downloaded(text: HubText) -> Path:
         kind="dataset",
         repo=text.repo,
         revision=text.revision,
-        check_repo="task.text",
-        check_revision="task.text",
+        check_repo=where,
+        check_revision=where,
         file=text.file,
     )
     path = asked(
@@ -142,8 +160,8 @@ def _downloaded(text: HubText) -> Path:
 def _content(text: HubText, path: Path) -> bytes:
     """The text as UTF-8. Raises UsageError when the file holds none."""
     where = f"task.text: {text.file} of {text.repo}"
-    if path.suffix == ".parquet":
-        return text.joined(_rows(path, where)).encode()
+    if has_rows(path):
+        return text.joined(text_rows(path, where)).encode()
     content = path.read_bytes()
     try:
         content.decode()
@@ -152,7 +170,31 @@ def _content(text: HubText, path: Path) -> bytes:
     return content
 
 
-def _rows(path: Path, where: str) -> list[str | None]:
+def has_rows(path: Path) -> bool:
+    """Whether a file's name says that it holds rows with a text in each."""
+    return path.name.endswith((".parquet", ".jsonl", ".jsonl.gz", ".json.gz"))
+
+
+def text_rows(path: Path, where: str) -> Iterable[str | None]:
+    """The column `text` of a parquet file or of JSON lines. Raises UsageError when there is none."""
+    return _column(path, where) if path.suffix == ".parquet" else _lines(path, where)
+
+
+def _lines(path: Path, where: str) -> Iterator[str | None]:
+    """A line at a time: such files are large, and often only their beginning is wanted."""
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as stream:
+            for number, line in enumerate(stream, start=1):
+                row = json.loads(line) if line.strip() else {"text": None}
+                if not isinstance(row, dict) or not isinstance(row.get("text"), str | None) or "text" not in row:
+                    raise UsageError(f"{where}, line {number}: no object with a 'text'")
+                if line.strip():
+                    yield row["text"]
+    except (EOFError, zlib.error, ValueError, gzip.BadGzipFile) as error:
+        raise UsageError(f"{where} does not hold JSON lines ({error})") from None
+
+
+def _column(path: Path, where: str) -> list[str | None]:
     """The column `text` of a parquet file."""
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -6,7 +6,6 @@ first letter among equals), as lm-eval picks it. Against the baseline, answers a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,29 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.base.errors import UsageError
-from bench.base.files import read_json, write_json
-from bench.base.hashing import key_of
 from bench.base.validity import Reason
-from bench.engines.scoring import ContinuationScores, PromptGroup, ScorableModel
-from bench.quality.config import DEFAULT_QUESTIONS, MultipleChoiceConfig
-from bench.quality.intervals import macro_interval, mcnemar, paired_change_interval, share_interval, wilson
+from bench.engines.scoring import ChoiceGroup, ContinuationScores, LikelihoodScores, PromptGroup, ScorableModel
+from bench.quality.answers import ADVICE, paired_metrics, remembered
+from bench.quality.config import DEFAULT_QUESTIONS, MMLU, Method, MultipleChoiceConfig
+from bench.quality.intervals import macro_interval, share_interval, wilson
 from bench.quality.job import Outcome, TaskJob, value_metric
 from bench.quality.mmlu import CONTINUATIONS, LETTERS, Subject, data_digest, load_subjects, prompt_group
+from bench.quality.statistics.verdict import compare_answers
+from bench.quality.thinking import refuse_thinking
 from bench.toolchains.worker import WorkerError
-
-#: Raised when prompts or scoring change; what was remembered of a baseline is then scored again.
-_VERSION = 1
-_ADVICE = {
-    "not_one_token": "multiple choice needs letters that are one token each: this model cannot be asked this way",
-    "prompt_too_long": "ask with fewer task.shots or leave the subject out (task.subjects)",
-}
-_PAIRED = {
-    "base_accuracy_micro": "ratio",
-    "accuracy_change": "ratio",
-    "wrong_to_right": "questions",
-    "right_to_wrong": "questions",
-    "mcnemar_p": "1",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,18 +43,27 @@ class Answers:
 def measure(config: MultipleChoiceConfig, job: TaskJob) -> Outcome:
     """Ask every question of the variant, and of the baseline when there is one."""
     subjects = load_subjects(config)
+    for model in (job.variant, job.baseline):
+        if model is not None:
+            refuse_thinking(model)
     groups = [prompt_group(subject) for subject in subjects]
     right = np.array([LETTERS.index(q.answer) for subject in subjects for q in subject.questions])
-    scores = _ask(job.variant, groups, job)
+    scores = _ask(job.variant, groups, job, config.method)
     own = graded(scores.logprobs, right)
     base = None
     if job.baseline is not None:
-        base = graded(_baseline_logprobs(job, job.baseline, groups, scores), right)
+        base = own
+        if job.variant.key != job.baseline.key:
+            base = graded(_ask(job.baseline, groups, job, config.method).logprobs, right)
     names = np.repeat([subject.name for subject in subjects], [len(subject.questions) for subject in subjects])
     found = _validity(job, own)
     metrics = accuracy_metrics(own.correct, names, found)
     if config.compare:
-        metrics |= _paired_metrics(own, base, job)
+        whole = base is not None and own.complete and base.complete
+        same = job.baseline is not None and job.variant.key == job.baseline.key
+        paired = found if base is None else _validity(job, own, base)
+        answers = None if base is None else base.correct
+        metrics |= paired_metrics("accuracy_micro", own.correct, answers, paired, whole=whole, same=same)
     return Outcome(
         metrics=metrics,
         items=_items(subjects, names, own, base),
@@ -77,6 +72,7 @@ def measure(config: MultipleChoiceConfig, job: TaskJob) -> Outcome:
             "notes": notes(config, len(right)),
             "protocol": _protocol(config, subjects, scores),
             "subjects": subject_rows(names, own, base),
+            "comparisons": comparisons(own, base, margin=config.margin),
             "picked": {letter: int((own.picked == index).sum()) for index, letter in enumerate(LETTERS)},
             "baseline": None if job.baseline is None else {"key": job.baseline.key, "label": job.baseline.label},
             "non_finite": scores.non_finite,
@@ -116,20 +112,12 @@ def accuracy_metrics(
     }
 
 
-def paired_figures(
-    own: NDArray[np.bool_], base: NDArray[np.bool_]
-) -> dict[str, tuple[float, tuple[float, float] | None]]:
-    """Figures of the same questions answered by variant and baseline: {tag: (value, interval)}."""
-    total = len(own)
-    gained, lost = int((own & ~base).sum()), int((~own & base).sum())
-    base_hits = int(base.sum())
-    return {
-        "base_accuracy_micro": (base_hits / total, share_interval(base_hits, total)),
-        "accuracy_change": ((gained - lost) / total, paired_change_interval(gained, lost, total)),
-        "wrong_to_right": (gained, None),
-        "right_to_wrong": (lost, None),
-        "mcnemar_p": (mcnemar(gained, lost), None),
-    }
+def comparisons(own: Answers, base: Answers | None, *, margin: float) -> dict[str, dict[str, Any]]:
+    """The verdict on the accuracy, paired question by question; empty where an answer is missing, or the baseline."""
+    if base is None or not (own.complete and base.complete):
+        return {}
+    found = compare_answers(own.correct, base.correct, margin=margin)
+    return {} if found is None else {"accuracy_micro": found.as_dict()}
 
 
 def notes(config: MultipleChoiceConfig, questions: int) -> list[str]:
@@ -164,68 +152,53 @@ def subject_rows(names: NDArray[np.str_], own: Answers, base: Answers | None) ->
     return rows
 
 
-def _ask(model: ScorableModel, groups: Sequence[PromptGroup], job: TaskJob) -> ContinuationScores:
+def _ask(model: ScorableModel, groups: Sequence[PromptGroup], job: TaskJob, method: Method) -> ContinuationScores:
+    """The letters' log-probabilities, shape (questions, letters)."""
     questions = sum(len(group.endings) for group in groups)
     job.progress.say(f"asking {model.label} {questions} questions")
+    prompts = [[group.prefix, *group.endings] for group in groups]
     try:
-        return job.scorer.continuations(
-            groups, CONTINUATIONS, model=model, work_dir=job.work_dir, progress=job.progress
+        if method is Method.letters:
+            content = {"model": model.key, "prompts": prompts}
+            return remembered(
+                job,
+                model,
+                content,
+                ContinuationScores,
+                lambda kept: job.scorer.continuations(
+                    groups, CONTINUATIONS, model=model, work_dir=job.work_dir, progress=job.progress, kept=kept
+                ),
+            )
+        choices = [
+            ChoiceGroup(prefix=group.prefix, endings=group.endings, choices=(CONTINUATIONS,) * len(group.endings))
+            for group in groups
+        ]
+        found = remembered(
+            job,
+            model,
+            {"model": model.key, "likelihoods": prompts},
+            LikelihoodScores,
+            lambda kept: job.scorer.likelihoods(
+                choices, model=model, work_dir=job.work_dir, progress=job.progress, kept=kept
+            ),
         )
     except WorkerError as error:
-        if error.kind in _ADVICE:
-            raise UsageError(f"{model.label}: {error}; {_ADVICE[error.kind]}") from error
+        if error.kind in ADVICE:
+            raise UsageError(f"{model.label}: {error}; {ADVICE[error.kind]}") from error
         raise
-
-
-def _baseline_logprobs(
-    job: TaskJob, baseline: ScorableModel, groups: Sequence[PromptGroup], own: ContinuationScores
-) -> NDArray[np.float64]:
-    """The baseline's log-probabilities: the variant's own when it is the baseline, else remembered or scored now."""
-    asked = {
-        "version": _VERSION,
-        "model": baseline.key,
-        "scored_by": job.scorer.scored_by.as_dict(),
-        "arithmetic": job.scorer.arithmetic,
-        "prompts": [[group.prefix, *group.endings] for group in groups],
-    }
-    place = None if job.cache is None else job.cache / "answers" / f"{key_of(asked)}.json"
-    shape = own.logprobs.shape
-    if job.variant.key == baseline.key:
-        logprobs = own.logprobs
-    else:
-        remembered = None
-        if place is not None:
-            try:
-                remembered = np.array(read_json(place)["logprobs"], dtype=np.float64)
-            except (OSError, json.JSONDecodeError, KeyError, TypeError, ValueError):
-                remembered = None
-        if remembered is not None and remembered.shape == shape:
-            job.progress.say(f"{baseline.label} has answered these questions before, reused")
-            return remembered
-        logprobs = _ask(baseline, groups, job).logprobs
-    if place is not None and np.isfinite(logprobs).all():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_json(place, {"model": baseline.label, "logprobs": logprobs.tolist()})
-    return logprobs
+    return ContinuationScores(
+        logprobs=found.logprobs.reshape(questions, len(CONTINUATIONS)),
+        token_ids=(),
+        non_finite=found.non_finite,
+        prompt_tokens=found.prompt_tokens,
+        decoded_tokens=found.decoded_tokens,
+        usage=found.usage,
+    )
 
 
 def _validity(job: TaskJob, *answers: Answers) -> list[str]:
     broken = [] if all(each.complete for each in answers) else [Reason.NON_FINITE]
     return [reason.value for reason in (*job.reasons, *broken)]
-
-
-def _paired_metrics(own: Answers, base: Answers | None, job: TaskJob) -> dict[str, dict[str, Any]]:
-    """All of `_PAIRED`; null, with the reason, where there is no baseline or an answer is missing."""
-    if base is None:
-        missing = [*(reason.value for reason in job.reasons), Reason.NO_BASELINE.value]
-        return {tag: value_metric(unit, None, None, missing) for tag, unit in _PAIRED.items()}
-    found = _validity(job, own, base)
-    if not (own.complete and base.complete):
-        return {tag: value_metric(unit, None, None, found) for tag, unit in _PAIRED.items()}
-    figures = paired_figures(own.correct, base.correct)
-    if job.baseline is not None and job.variant.key == job.baseline.key:
-        figures["accuracy_change"] = (0.0, None)  # the same answers: by definition, not by measurement
-    return {tag: value_metric(unit, *figures[tag], found, n=len(own.correct)) for tag, unit in _PAIRED.items()}
 
 
 def _items(
@@ -256,7 +229,11 @@ def _answer_columns(before: str, answers: Answers) -> dict[str, NDArray[Any]]:
 def _protocol(config: MultipleChoiceConfig, subjects: Sequence[Subject], scores: ContinuationScores) -> dict[str, Any]:
     return {
         "prompt": "lm-evaluation-harness mmlu",
-        "data": {"name": config.data if config.data == DEFAULT_QUESTIONS else "folder", "digest": data_digest(config)},
+        "method": config.method.value,
+        "data": {
+            "name": config.data if config.data in (DEFAULT_QUESTIONS, MMLU) else "folder",
+            "digest": data_digest(config),
+        },
         "subjects": len(subjects),
         "questions": sum(len(subject.questions) for subject in subjects),
         "shots": config.shots,

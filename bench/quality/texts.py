@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.base.errors import UsageError
-from bench.base.hashing import sha256_file
+from bench.base.files import write_atomic
+from bench.base.hashing import key_of, sha256_file
+from bench.base.paths import cache_dir
 from bench.quality.config import DEFAULT_TEXT
-from bench.quality.hub_texts import NAMED, fetched, hub_text
+from bench.quality.hub_texts import NAMED, fetched, has_rows, hub_text, text_rows
 
 _SHIPPED = Path(__file__).parent / "texts"
 _CHECKED_BYTES = 65_536
+#: Raised when the same rows become another text.
+_JOINED = 1
 
 
 def text_file(text: str) -> Path:
@@ -29,6 +33,8 @@ def text_file(text: str) -> Path:
             f"task.text: there is no file {path}; give a UTF-8 text, '{DEFAULT_TEXT}' for the shipped one, or "
             f"{', '.join(NAMED)} for one of a hub"
         )
+    if has_rows(path):
+        return _joined(path)
     try:
         with path.open("rb") as stream:
             head = stream.read(_CHECKED_BYTES)
@@ -42,6 +48,17 @@ def text_file(text: str) -> Path:
     if not head.strip():
         raise UsageError(f"task.text: {path} is empty")
     return path
+
+
+def _joined(path: Path) -> Path:
+    """The texts of a file of rows as one, a blank line between them, kept under the cache by the file's content."""
+    kept = cache_dir() / "sources" / "texts" / f"rows-{key_of([sha256_file(path), _JOINED])}.txt"
+    if not kept.is_file():
+        text = "\n\n".join(row or "" for row in text_rows(path, f"task.text: {path}"))
+        if not text.strip():
+            raise UsageError(f"task.text: {path} is empty")
+        write_atomic(kept, text.encode())
+    return kept
 
 
 def text_digest(path: Path) -> str:
