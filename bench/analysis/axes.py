@@ -52,7 +52,7 @@ def axis_of(priority: Priority, reference: Load | None, config: ReportConfig) ->
             unit="MB",
             read=memory_reading,
             higher_is_better=False,
-            formatter=fmt.megabytes,
+            formatter=lambda value: f"{fmt.megabytes(value)} MB",
         )
     return LOSS
 

@@ -234,13 +234,18 @@ def _check_date(where: str, date: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class MarginConfig:
-    """Relative differences too small to matter: an interval inside plus or minus the margin is called equivalent."""
+    """Differences too small to matter: an interval inside plus or minus the margin is called equivalent.
+
+    Of speeds (`throughput`) and perplexity relative ones, of `accuracy` a difference of shares.
+    """
 
     throughput: float = 0.03
     perplexity: float = 0.01
+    accuracy: float = 0.01
 
     def __post_init__(self) -> None:
-        for name, value in (("throughput", self.throughput), ("perplexity", self.perplexity)):
+        for name in ("throughput", "perplexity", "accuracy"):
+            value = getattr(self, name)
             if not 0 <= value < 1:
                 raise ValueError(f"margins.{name}={value}: write a fraction from 0 to below 1, such as 0.03")
 

@@ -77,17 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     report = add("report", "write the report of recorded runs", overrides=False)
     report.add_argument("arguments", nargs="+", metavar="DIR|KEY=VALUE", help="run folders, then overrides (price=…)")
     report.add_argument("--out", type=Path, help="folder of the report (default: reports/<run>)")
-    recommend = add("recommend", "tell which variant to deploy, what it costs and loses, and why", overrides=False)
-    recommend.add_argument(
-        "arguments",
-        nargs="*",
-        metavar="DIR|KEY=VALUE",
-        help="run folders, then what the report takes (price=…, slo.ttft_ms=…, priority=…); hardware=… model=… without"
-        " runs tell what is usual there",
-    )
-    compare = add("compare", "set two runs side by side: better, worse, equivalent or inconclusive", overrides=False)
-    compare.add_argument("arguments", nargs="+", metavar="A B|KEY=VALUE", help="two run folders, then overrides")
-    compare.add_argument("--out", type=Path, help="folder for compare.md, compare.html and compare.csv")
+    _add_deciding(add)
     status = add("status", "tell where a running or dead run is, and what the next one will reuse", overrides=False)
     status.add_argument("directory", type=Path, metavar="DIR", help="a run folder, such as results/quickstart")
     toolchain = add("toolchain", "list, install, verify, remove or locate the isolated environments", overrides=False)
@@ -107,6 +97,21 @@ def build_parser() -> argparse.ArgumentParser:
     add("doctor", "check this machine: compiler, disk, memory, GPU, toolchains", overrides=False)
     add("version", "print the version and where this copy comes from", overrides=False)
     return parser
+
+
+def _add_deciding(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """The commands that read recorded runs and decide."""
+    recommend = add("recommend", "tell which variant to deploy, what it costs and loses, and why", overrides=False)
+    recommend.add_argument(
+        "arguments",
+        nargs="*",
+        metavar="DIR|KEY=VALUE",
+        help="run folders, then what the report takes (price=…, slo.ttft_ms=…, priority=…); hardware=… model=… without"
+        " runs tell what is usual there",
+    )
+    compare = add("compare", "set two runs side by side: better, worse, equivalent or inconclusive", overrides=False)
+    compare.add_argument("arguments", nargs="+", metavar="A B|KEY=VALUE", help="two run folders, then overrides")
+    compare.add_argument("--out", type=Path, help="folder for compare.md, compare.html and compare.csv")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -178,7 +183,7 @@ def _actions(parser: argparse.ArgumentParser, command: str) -> list[argparse.Act
 
 
 def _handler(command: str) -> Callable[[argparse.Namespace], int]:
-    from bench.cli import calibrate, commands, convert, engines, fit, inspection
+    from bench.cli import calibrate, commands, compare, convert, decide, engines, fit, inspection
 
     handlers: dict[str, Callable[[argparse.Namespace], int]] = {
         "run": commands.run,

@@ -30,6 +30,7 @@ TEXT_COLUMNS = (
     "variant",
     "engine",
     "model",
+    "hardware",
     "status",
     "source",
     "metric",
@@ -45,6 +46,7 @@ def build_report(run_dirs: Sequence[Path], out: Path, config: ReportConfig, prog
     """
     from bench.analysis.table import tidy
     from bench.report.markdown import render_markdown
+    from bench.report.outputs import write_outputs
     from bench.report.page import render_page
     from bench.report.render import pictures
 
@@ -60,7 +62,9 @@ def build_report(run_dirs: Sequence[Path], out: Path, config: ReportConfig, prog
     for picture in drawn:
         write_atomic(out / FIGURES / f"{picture.name}.svg", picture.svg)
         write_atomic(out / FIGURES / f"{picture.name}.png", picture.png)
-    write_atomic(out / CSV, as_csv(tidy(analysis)))
+    frame = tidy(analysis)
+    write_atomic(out / CSV, as_csv(frame))
+    write_outputs(out, analysis, answer, frame)
     write_atomic(out / MARKDOWN, render_markdown(analysis, answer).encode())
     path = out / HTML
     write_atomic(path, render_page(analysis, answer, drawn).encode())

@@ -13,6 +13,7 @@ from bench.report.page import summary_line, title_of
 from bench.report.shown import DASH, Shown
 
 ROWS = 60
+PUT_ASIDE = 12
 NOT_ASKED = Shown(text=DASH, missing="not measured")
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&!@])")
 
@@ -30,7 +31,9 @@ def render_markdown(analysis: Analysis, answer: Answer) -> str:
     for name, told in (("Costs", answer.costs), ("Loses", answer.loses), ("How sure", answer.sure)):
         if told:
             lines += [f"- {name}: {escape(told, 600)}"]
-    lines += [f"- {escape(line, 400)}" for line in (*answer.why, *answer.caveats)]
+    reasons = (*answer.why, *answer.put_aside[:PUT_ASIDE], *answer.caveats)
+    lines += [f"- {escape(line, 400)}" for line in reasons]
+    lines += [f"- {escape(line, 600)}" for line in (_prior(answer), answer.disagreement) if line]
     lines += ["", escape(summary_line(analysis)), "", *_table(analysis, answer)]
     notes = tables.task_notes(analysis)
     if notes:
@@ -45,8 +48,13 @@ def render_markdown(analysis: Analysis, answer: Answer) -> str:
         ]
     price = analysis.config.price
     assumed = "an assumption" if price.assumed else f"seen {price.date}"
-    lines += ["", f"Price: {price.currency} {price.per_hour:g} an hour for {escape(price.name)} ({assumed})."]
+    lines += ["", f"Price: {price.currency} {price.hourly:.4g} an hour for {escape(price.name)} ({assumed})."]
     return "\n".join(lines) + "\n"
+
+
+def _prior(answer: Answer) -> str:
+    """The rule of thumb, where nothing is recommended from measurements."""
+    return f"Usual here: {answer.prior.said}" if answer.prior is not None and answer.choice is None else ""
 
 
 def _table(analysis: Analysis, answer: Answer) -> Iterable[str]:
