@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from bench.base.schema import identity_when_changed, not_identity, schema
+from bench.load.slo import SloConfig
 
 MISSING: Any = "???"
 """OmegaConf's mark for a value that must be given."""
@@ -54,21 +55,21 @@ class LengthConfig:
     the file `path` (one a line), each as likely as it is frequent there. The last two ignore the mean.
     """
 
-    kind: LengthKind = LengthKind.fixed
+    distribution: LengthKind = LengthKind.fixed
     deviation: float = 0.0
     minimum: int = 1
     maximum: int | None = None
     values: list[int] = field(default_factory=list)
-    path: str | None = None
+    path: str | None = not_identity(None)
 
     def __post_init__(self) -> None:
         _at_least(self, 0, "deviation")
         _at_least(self, 1, "minimum")
         if self.maximum is not None and self.maximum < self.minimum:
             raise ValueError(f"maximum is {self.maximum}; it must be at least the minimum, {self.minimum}")
-        if self.kind is LengthKind.uniform and self.maximum is None:
+        if self.distribution is LengthKind.uniform and self.maximum is None:
             raise ValueError("uniform lengths need a maximum")
-        if self.kind is LengthKind.empirical and bool(self.values) == bool(self.path):
+        if self.distribution is LengthKind.empirical and bool(self.values) == bool(self.path):
             raise ValueError("empirical lengths need values or a path, not both")
         if any(value < 1 for value in self.values):
             raise ValueError("values must all be at least 1")
@@ -112,6 +113,10 @@ class ScenarioConfig:
         _at_least(self, self.fewest_requests(), "requests")
         _at_least(self, 0, "warmup", "seed", "drop_waves", "cooldown", "cooldown_s")
         _positive(self, "connect_s", "first_token_s", "stall_s", "total_s")
+
+    def files(self) -> dict[str, str]:
+        """The files that what is asked depends on, by the name of their field."""
+        return {}
 
     def fewest_requests(self) -> int:
         """The smallest `requests` that may be asked; 0 where the arrivals themselves say how many there are."""
@@ -212,6 +217,14 @@ class WorkloadConfig:
         if self.system and self.api is not Api.chat:
             raise ValueError("system needs api=chat: completions have no system message")
 
+    def files(self) -> dict[str, str]:
+        """The files that what is asked depends on, by the name of their field."""
+        return {}
+
+    def shares_prefixes(self) -> bool:
+        """Whether prompts begin alike on purpose, so that a prefix cache is part of what is measured."""
+        return False
+
 
 @schema("workload", "synthetic")
 @dataclass(frozen=True, kw_only=True)
@@ -249,8 +262,16 @@ class SyntheticConfig(WorkloadConfig):
             raise ValueError(f"prefix_share is {self.prefix_share}; it must be at most 1")
         if bool(self.prefix_groups) != bool(self.prefix_tokens):
             raise ValueError("prefix_groups and prefix_tokens go together: give both, or neither")
-        if self.input_lengths.kind is LengthKind.fixed and self.prefix_tokens > self.input_tokens:
+        if self.input_lengths.distribution is LengthKind.fixed and self.prefix_tokens > self.input_tokens:
             raise ValueError(f"prefix_tokens is {self.prefix_tokens}; it must be at most {self.input_tokens}")
+
+    def files(self) -> dict[str, str]:
+        lengths = {name: getattr(self, name).path for name in ("input_lengths", "output_lengths", "turn_lengths")}
+        return {f"{name}.path": path for name, path in lengths.items() if path is not None}
+
+    def shares_prefixes(self) -> bool:
+        sessions = self.turns > 1 or self.turn_lengths.distribution is not LengthKind.fixed
+        return sessions or self.prefix_groups > 0 or not self.unique
 
 
 @schema("endpoint", "openai")
@@ -280,6 +301,8 @@ class LoadRunConfig:
     out: str = MISSING
     fresh_prompts: bool = True
     """Draw the workload's seed anew, so that no prefix cache of an earlier run answers; the manifest records it."""
+    slo: SloConfig = field(default_factory=SloConfig)
+    """What the load is held to: the summary says whether it held, and gives its goodput."""
 
 
 def _at_least(config: object, bound: int, *names: str) -> None:

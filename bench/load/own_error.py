@@ -10,7 +10,8 @@ import numpy as np
 
 from bench.base.clock import NS_PER_MS
 from bench.base.validity import Reason
-from bench.load.config import ClosedConfig, OpenConfig, ScenarioConfig, WorkloadConfig
+from bench.load.arrivals.config import TraceConfig
+from bench.load.config import ClosedConfig, OpenConfig, ScenarioConfig, SyntheticConfig, WorkloadConfig
 from bench.load.metrics import METRICS, Metric, Need
 from bench.load.outcome import Status
 from bench.load.sample import Sample
@@ -107,7 +108,7 @@ def find_reasons(
     return [
         *_of_the_client(own_error, scenario),
         *_of_the_load(sample, scenario, own_error),
-        *_of_the_answers(sample, workload),
+        *_of_the_answers(sample, scenario, workload),
     ]
 
 
@@ -137,7 +138,7 @@ def _of_the_load(sample: Sample, scenario: ScenarioConfig, own_error: Mapping[st
         yield Finding(reason=Reason.BACKLOG_GROWING, tags=EVERYTHING)
 
 
-def _of_the_answers(sample: Sample, workload: WorkloadConfig) -> Iterable[Finding]:
+def _of_the_answers(sample: Sample, scenario: ScenarioConfig, workload: WorkloadConfig) -> Iterable[Finding]:
     table, window = sample.table, sample.window
     ok = table.main & table.with_status(Status.ok)
     failed = int((table.main & table.with_status(Status.error)).sum())
@@ -158,7 +159,7 @@ def _of_the_answers(sample: Sample, workload: WorkloadConfig) -> Iterable[Findin
     flattered = flattered_by_cache(
         _ratio(int(table.cached_tokens[cached].sum()), int(table.prompt_tokens[cached].sum())) or 0.0
     )
-    if flattered:
+    if flattered and not prefixes_are_shared(scenario, workload):
         yield Finding(reason=Reason.PREFIX_CACHED, tags=flattered)
     several = window.measured & (table.events >= 2) & (table.output_tokens != MISSING)
     unknown = several & ~sample.single_tokens_known
@@ -180,6 +181,12 @@ def usage_disagrees(sample: Sample, rows: Mask) -> Mask:
     table, events = sample.table, sample.events
     carried = np.bincount(sample.row_of_event, np.maximum(events.tokens, 1), minlength=len(table))
     return rows & (carried > table.output_tokens)
+
+
+def prefixes_are_shared(scenario: ScenarioConfig, workload: WorkloadConfig) -> bool:
+    """Whether what a prefix cache answers is part of what is measured: the workload's or the trace's shared prefixes."""
+    replayed = isinstance(scenario, TraceConfig) and scenario.lengths and isinstance(workload, SyntheticConfig)
+    return replayed or workload.shares_prefixes()
 
 
 def flattered_by_cache(share: float) -> frozenset[str]:

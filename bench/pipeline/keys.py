@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from bench.base.hashing import key_of
+from bench.base.errors import UsageError
+from bench.base.hashing import DigestCache, key_of
+from bench.base.paths import cache_dir
 from bench.base.schema import identity
 from bench.engines.base import EngineConfig
 from bench.load.config import ScenarioConfig, WorkloadConfig
@@ -41,8 +44,26 @@ def cell_key(
 
 
 def scenario_key(scenario: ScenarioConfig, workload: WorkloadConfig) -> str:
-    """What is asked and how; the cell it runs in is the folder around it."""
-    return key_of({"version": SCENARIO_VERSION, "scenario": identity(scenario), "workload": identity(workload)})
+    """What is asked and how, files by their content; the cell it runs in is the folder around it.
+
+    Raises UsageError when such a file cannot be read.
+    """
+    digests = DigestCache(cache_dir() / "workloads" / "digests.json")
+    files = {}
+    for config, where in ((scenario, "scenario"), (workload, "workload")):
+        for name, path in config.files().items():
+            try:
+                files[f"{where}.{name}"] = digests.digest(Path(path).expanduser())
+            except OSError as error:
+                raise UsageError(f"{where}.{name}: {path} cannot be read ({error.strerror})") from error
+    return key_of(
+        {
+            **({"files": files} if files else {}),
+            "version": SCENARIO_VERSION,
+            "scenario": identity(scenario),
+            "workload": identity(workload),
+        }
+    )
 
 
 def task_key(task: TaskConfig, *, text_digest: str | None, baseline: str | None, scorer_lock: str) -> str:

@@ -12,7 +12,7 @@ from bench.base.validity import Reason, reasons
 from bench.engines.base import ServerCounters
 from bench.engines.health import HealthWatch
 from bench.load.config import ScenarioConfig, WorkloadConfig
-from bench.load.own_error import flattered_by_cache
+from bench.load.own_error import flattered_by_cache, prefixes_are_shared
 from bench.load.record import salvage
 from bench.load.run import run_scenario
 from bench.load.target import Target
@@ -88,7 +88,8 @@ def load_scenario(
     after = running.counters()
     shared = shared or others_on_gpu(running.tree_pid)
     counted = totals(summary["tokens"])
-    observed = observe(before, after, counted=counted, others_cores=others.cores)
+    shares = prefixes_are_shared(scenario, workload)
+    observed = observe(before, after, counted=counted, others_cores=others.cores, prefixes_are_shared=shares)
     observed |= watch.observed(counted["output_tokens"])
     logged = read_from(running.log, running.log_start) if running.log.exists() else ""
     said = running.engine.serving_reasons(logged)
@@ -110,6 +111,7 @@ def observe(
     *,
     counted: Mapping[str, int | None],
     others_cores: float | None,
+    prefixes_are_shared: bool = False,
 ) -> dict[str, Any]:
     """Hold our totals of all requests (warm-up too) against the server's counters over the scenario."""
     server = {name: _difference(name, before, after) for name in ("prompt_tokens", "generation_tokens")}
@@ -117,7 +119,7 @@ def observe(
     mismatch = generated is not None and ours is not None and generated != ours
     busy = others_cores is not None and is_busy(others_cores)
     cached = cached_share(counted, server["prompt_tokens"])
-    flattered = flattered_by_cache(cached or 0.0)
+    flattered = frozenset() if prefixes_are_shared else flattered_by_cache(cached or 0.0)
     return {
         "server": server,
         "counted": {name: counted.get(name) for name in ("prompt_tokens", "cached_tokens", "output_tokens")},

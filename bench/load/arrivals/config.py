@@ -169,6 +169,9 @@ class TraceConfig(OpenConfig):
         if self.start_s < 0:
             raise ValueError(f"start_s is {self.start_s}; it must be at least 0")
 
+    def files(self) -> dict[str, str]:
+        return {"path": self.path}
+
     def fewest_requests(self) -> int:
         return 0
 

@@ -19,6 +19,9 @@ class FileConfig(WorkloadConfig):
     shuffle: bool = False
     ignore_eos: bool = False
 
+    def files(self) -> dict[str, str]:
+        return {"path": self.path}
+
 
 @schema("workload", "jsonl")
 @dataclass(frozen=True, kw_only=True)
@@ -55,3 +58,6 @@ class ShareGptConfig(FileConfig):
             raise ValueError(f"fewest_tokens is {self.fewest_tokens}; it must be at least 1")
         if self.most_tokens < self.most_prompt_tokens or self.most_prompt_tokens < self.fewest_tokens:
             raise ValueError("most_tokens, most_prompt_tokens and fewest_tokens must not increase in this order")
+
+    def shares_prefixes(self) -> bool:
+        return self.sessions

@@ -76,7 +76,7 @@ class Fitter:
                 self._foretold = 0
             if count > wanted and len(parts) == 1:
                 break
-            # Words of several tokens are cut off by their mean length; what is then missing is filled up with single ones.
+            # Words of several tokens are cut off by their mean length, and the rest filled up with those of one token.
             each = max(1.0, count / len(parts)) if count > wanted else 1.0
             change = math.ceil(abs(wanted - count) / each)
             parts = self._resized(parts, max(1, len(parts) + (change if count < wanted else -change)), salt=attempt)

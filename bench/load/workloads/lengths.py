@@ -25,7 +25,7 @@ class Lengths:
 
     def draw(self) -> int:
         """The next length, at least 1."""
-        if self._config.kind is LengthKind.fixed:
+        if self._config.distribution is LengthKind.fixed:
             return self._mean
         if not self._drawn:
             self._drawn = self._more()
@@ -33,11 +33,11 @@ class Lengths:
 
     def _more(self) -> list[int]:
         config, generator = self._config, self._generator
-        if config.kind is LengthKind.empirical:
+        if config.distribution is LengthKind.empirical:
             return [int(value) for value in generator.choice(self._values, _BLOCK)]
-        if config.kind is LengthKind.uniform:
+        if config.distribution is LengthKind.uniform:
             return [int(value) for value in generator.integers(config.minimum, config.maximum, _BLOCK, endpoint=True)]
-        if config.kind is LengthKind.normal:
+        if config.distribution is LengthKind.normal:
             drawn = generator.normal(self._mean, config.deviation, _BLOCK)
         else:
             # Of a log-normal with mean m and deviation s: sigma^2 = ln(1 + (s / m)^2), mu = ln m - sigma^2 / 2.
@@ -47,7 +47,7 @@ class Lengths:
 
 
 def _empirical(config: LengthConfig, where: str) -> list[int]:
-    if config.kind is not LengthKind.empirical or config.path is None:
+    if config.distribution is not LengthKind.empirical or config.path is None:
         return config.values
     path = Path(config.path).expanduser()
     try:

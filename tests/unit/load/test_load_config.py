@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from bench.base.compose import compose
+from bench.base.compose import compose, options
 from bench.base.errors import UsageError
 from bench.base.schema import identity
-from bench.load.config import Api, ClosedConfig, LoadRunConfig, PoissonConfig, SyntheticConfig, TimeSource
+from bench.load.arrivals.config import StagesConfig, TraceConfig
+from bench.load.config import (
+    Api,
+    ClosedConfig,
+    LengthKind,
+    LoadRunConfig,
+    PoissonConfig,
+    SyntheticConfig,
+    TimeSource,
+)
+from bench.load.workloads.config import JsonlConfig
+
+#: What presets of files leave open.
+OPEN = {"trace": ["scenario.path=x.csv"], "jsonl": ["workload.path=x"], "sharegpt": ["workload.path=x"]}
 
 ENDPOINT = ["endpoint.url=http://127.0.0.1:8000", "endpoint.model=NAME", "out=DIR"]
 
@@ -42,9 +57,40 @@ def test_open_loop_and_enums_compose() -> None:
     assert config.workload.extra == {"cache_prompt": False}
 
 
+def test_every_preset_composes() -> None:
+    TraceConfig(path="x")  # its room registers the kinds
+    JsonlConfig(path="x")
+    for group in ("scenario", "workload"):
+        for name in options(group):
+            config = compose("load", [*ENDPOINT, f"{group}={name}", *OPEN.get(name, [])], LoadRunConfig)
+            assert getattr(config, group).kind
+
+
+def test_stages_and_lengths_compose() -> None:
+    overrides = ["scenario=stages", "scenario.stages=[{rate_per_s: 2, to_rate_per_s: 8, duration_s: 30}]"]
+    overrides += ["workload.input_lengths.distribution=normal", "workload.input_lengths.deviation=5"]
+    config = compose("load", [*ENDPOINT, *overrides], LoadRunConfig)
+    assert isinstance(config.scenario, StagesConfig)
+    assert [(stage.level, stage.to_level, stage.duration_s) for stage in config.scenario.read()] == [(2.0, 8.0, 30.0)]
+    assert isinstance(config.workload, SyntheticConfig)
+    assert config.workload.input_lengths.distribution is LengthKind.normal
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("scenario=gamma scenario.burstiness=0", "burstiness is 0.0; it must be greater than 0"),
+        (
+            "scenario=stages scenario.stages=[{rate: 1, duration_s: 2}]",
+            r"stages\[0\] is .*; give rate_per_s, duration_s",
+        ),
+        ("scenario=trace", "missing: scenario.path"),
+        ("scenario=trace scenario.path=x scenario.format=asure", "did you mean 'azure'"),
+        ("scenario.cooldown=-1", "cooldown is -1"),
+        ("workload.system=x", "system needs api=chat"),
+        ("workload.input_lengths.distribution=uniform", "uniform lengths need a maximum"),
+        ("workload.prefix_groups=2", "prefix_groups and prefix_tokens go together"),
+        ("workload=jsonl", "missing: workload.path"),
         ("scenario.concurency=3", "did you mean 'concurrency'"),
         ("scenario=poison", "did you mean 'poisson'"),
         ("workload.api=chats", "did you mean 'chat'"),
@@ -55,7 +101,7 @@ def test_open_loop_and_enums_compose() -> None:
 )
 def test_mistakes_are_named(override: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        compose("load", [*ENDPOINT, override], LoadRunConfig)
+        compose("load", [*ENDPOINT, *re.split(r" (?=scenario)", override)], LoadRunConfig)
 
 
 def test_deadlines_and_key_names_never_enter_a_key() -> None:

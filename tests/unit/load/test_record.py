@@ -39,7 +39,7 @@ def test_a_round_trip_changes_nothing(tmp_path: Path, scenario: ScenarioConfig) 
         repeat=1,
         scenario=scenario,
         workload=SyntheticConfig(
-            api=Api.chat, extra=EXTRA, input_lengths=LengthConfig(kind=LengthKind.uniform, maximum=9)
+            api=Api.chat, extra=EXTRA, input_lengths=LengthConfig(distribution=LengthKind.uniform, maximum=9)
         ),
         url="http://127.0.0.1:1",
         model="m",

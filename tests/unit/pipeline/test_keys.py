@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 
+import pytest
+
+from bench.base.errors import UsageError
 from bench.engines.llama_cpp import CacheType, FlashAttention, LlamaCppConfig
+from bench.load.arrivals.config import TraceConfig
 from bench.load.config import ClosedConfig, SyntheticConfig
+from bench.load.workloads.config import JsonlConfig
 from bench.pipeline.keys import cell_key, scenario_key, task_key
 from bench.quality.config import PerplexityConfig
 
@@ -47,3 +53,17 @@ def test_deadlines_and_paths_do_not() -> None:
     assert scenario_key(patient, SyntheticConfig()) == scenario_key(ClosedConfig(), SyntheticConfig())
     one = task_key(PerplexityConfig(text="a.txt"), text_digest="sha256:00", baseline=None, scorer_lock="l")
     assert one == task_key(PerplexityConfig(text="b.txt"), text_digest="sha256:00", baseline=None, scorer_lock="l")
+
+
+def test_what_is_in_a_workloads_file_is_part_of_the_key_and_where_it_lies_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUANTBENCH_CACHE", str(tmp_path / "cache"))
+
+    def key(name: str, content: str) -> str:
+        (tmp_path / name).write_text(content)
+        return scenario_key(ClosedConfig(), JsonlConfig(path=str(tmp_path / name)))
+
+    assert key("a", '{"prompt": "x"}') == key("b", '{"prompt": "x"}') != key("a", '{"prompt": "why"}')
+    with pytest.raises(UsageError, match=r"scenario.path: .*gone cannot be read"):
+        scenario_key(TraceConfig(path=str(tmp_path / "gone")), SyntheticConfig())

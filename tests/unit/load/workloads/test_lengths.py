@@ -22,7 +22,7 @@ def drawn(mean: int = 400, **config: Any) -> np.ndarray[Any, Any]:
 
 @pytest.mark.parametrize("kind", [LengthKind.normal, LengthKind.lognormal])
 def test_mean_and_deviation_are_those_of_the_lengths(kind: LengthKind) -> None:
-    values = drawn(kind=kind, deviation=100)
+    values = drawn(distribution=kind, deviation=100)
     assert values.mean() == pytest.approx(400, abs=5 * 100 / N**0.5)
     assert values.std() == pytest.approx(100, rel=0.05)
     skew = ((values - values.mean()) ** 3).mean() / values.std() ** 3
@@ -31,19 +31,19 @@ def test_mean_and_deviation_are_those_of_the_lengths(kind: LengthKind) -> None:
 
 
 def test_bounds_hold() -> None:
-    values = drawn(kind=LengthKind.normal, deviation=300, minimum=100, maximum=500)
+    values = drawn(distribution=LengthKind.normal, deviation=300, minimum=100, maximum=500)
     assert (values.min(), values.max()) == (100, 500)
-    assert set(drawn(kind=LengthKind.uniform, minimum=3, maximum=6)) == {3, 4, 5, 6}
+    assert set(drawn(distribution=LengthKind.uniform, minimum=3, maximum=6)) == {3, 4, 5, 6}
     assert set(drawn()) == {400}
-    assert drawn(mean=2, kind=LengthKind.lognormal, deviation=50).min() >= 1
+    assert drawn(mean=2, distribution=LengthKind.lognormal, deviation=50).min() >= 1
 
 
 def test_empirical_lengths_come_as_often_as_they_are_there(tmp_path: Path) -> None:
     path = tmp_path / "lengths.txt"
     path.write_text("10\n20\n\n20\n20\n")
     for values in (
-        drawn(kind=LengthKind.empirical, path=str(path)),
-        drawn(kind=LengthKind.empirical, values=[10] + [20] * 3),
+        drawn(distribution=LengthKind.empirical, path=str(path)),
+        drawn(distribution=LengthKind.empirical, values=[10] + [20] * 3),
     ):
         assert (values == 20).mean() == pytest.approx(0.75, abs=0.02)
         assert set(values) == {10, 20}
@@ -55,18 +55,18 @@ def test_bad_files_are_named_by_line(tmp_path: Path) -> None:
     with pytest.raises(
         UsageError, match=r"workload.input_lengths.path: .*lengths.txt, line 2: '0' is not a whole number"
     ):
-        drawn(kind=LengthKind.empirical, path=str(path))
+        drawn(distribution=LengthKind.empirical, path=str(path))
     with pytest.raises(UsageError, match="cannot be read"):
-        drawn(kind=LengthKind.empirical, path=str(tmp_path / "gone"))
+        drawn(distribution=LengthKind.empirical, path=str(tmp_path / "gone"))
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"kind": LengthKind.uniform}, "uniform lengths need a maximum"),
-        ({"kind": LengthKind.empirical}, "empirical lengths need values or a path"),
+        ({"distribution": LengthKind.uniform}, "uniform lengths need a maximum"),
+        ({"distribution": LengthKind.empirical}, "empirical lengths need values or a path"),
         ({"minimum": 5, "maximum": 4}, "maximum is 4; it must be at least the minimum, 5"),
-        ({"kind": LengthKind.empirical, "values": [3, 0]}, "values must all be at least 1"),
+        ({"distribution": LengthKind.empirical, "values": [3, 0]}, "values must all be at least 1"),
         ({"deviation": -1}, "deviation is -1"),
     ],
 )

@@ -84,7 +84,7 @@ def test_lengths_of_a_trace_go_before_the_workloads() -> None:
 
 
 def test_lengths_spread_and_do_not_change_with_the_words() -> None:
-    spread = LengthConfig(kind=LengthKind.uniform, minimum=5, maximum=30)
+    spread = LengthConfig(distribution=LengthKind.uniform, minimum=5, maximum=30)
     drawn = drafts(300, input_lengths=spread, output_lengths=spread)
     assert [draft.input_tokens for draft in drawn] == [len(str(draft.prompt).split()) for draft in drawn]
     assert {draft.input_tokens for draft in drawn} == {draft.output_tokens for draft in drawn} == set(range(5, 31))
@@ -93,7 +93,7 @@ def test_lengths_spread_and_do_not_change_with_the_words() -> None:
 
 
 def test_sessions_have_turns_of_their_own() -> None:
-    made = source(1000, turns=3, turn_lengths=LengthConfig(kind=LengthKind.uniform, minimum=1, maximum=5))
+    made = source(1000, turns=3, turn_lengths=LengthConfig(distribution=LengthKind.uniform, minimum=1, maximum=5))
     sessions = [made.session(None) for _ in range(100)]
     assert {len(turns) for turns in sessions} == {1, 2, 3, 4, 5}
     said = [str(draft.prompt) for draft in itertools.chain(*sessions)]
@@ -111,7 +111,7 @@ def test_prompts_are_exact_by_the_tokenizer_and_prefixes_stay_shared() -> None:
         input_tokens=60,
         prefix_groups=1,
         prefix_tokens=20,
-        input_lengths=LengthConfig(kind=LengthKind.uniform, minimum=30, maximum=90),
+        input_lengths=LengthConfig(distribution=LengthKind.uniform, minimum=30, maximum=90),
     )
     made = SyntheticSource(config, 100, name="x", repeat=0, fitter=Fitter(clumsy, vocabulary()))
     drawn = [made.session(None)[0] for _ in range(100)]
