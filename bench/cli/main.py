@@ -69,8 +69,12 @@ def build_parser() -> argparse.ArgumentParser:
     serve = add("serve", "serve one variant until interrupted")
     serve.add_argument("--print", action="store_true", dest="print_only", help="print the command line and stop")
     serve.add_argument("--port", type=int, help="listen here instead of on a free port")
-    add("load", "drive load against any OpenAI-compatible endpoint and record it")
-    add("calibrate", "measure the load generator's own error on this machine, against a server whose times are known")
+    for name, help_text in (
+        ("load", "drive load against any OpenAI-compatible endpoint and record it"),
+        ("search", "find the largest rate or concurrency at which an endpoint holds an objective"),
+        ("calibrate", "measure the load generator's own error here, against a server whose times are known"),
+    ):
+        add(name, help_text)
     evaluate = add("evaluate", "measure the quality of the variants, without load")
     evaluate.add_argument("-m", "--multirun", action="store_true", help="comma lists in overrides become a product")
     evaluate.add_argument("--dry-run", action="store_true", help="print the plan and stop")
@@ -183,7 +187,7 @@ def _actions(parser: argparse.ArgumentParser, command: str) -> list[argparse.Act
 
 
 def _handler(command: str) -> Callable[[argparse.Namespace], int]:
-    from bench.cli import calibrate, commands, compare, convert, decide, engines, fit, inspection
+    from bench.cli import calibrate, commands, compare, convert, decide, engines, fit, inspection, search
 
     handlers: dict[str, Callable[[argparse.Namespace], int]] = {
         "run": commands.run,
@@ -191,6 +195,7 @@ def _handler(command: str) -> Callable[[argparse.Namespace], int]:
         "fit": fit.fit,
         "serve": commands.serve,
         "load": commands.load,
+        "search": search.search,
         "calibrate": calibrate.calibrate,
         "evaluate": commands.evaluate,
         "report": commands.report,

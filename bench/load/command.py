@@ -62,7 +62,9 @@ def run_load(config: LoadRunConfig, progress: Progress) -> dict[str, Any]:
     if config.fresh_prompts:
         workload = dataclasses.replace(workload, seed=secrets.randbelow(2**31))
     with _writing(out, before=salvage):
-        return run_scenario(target, config.scenario, workload, out, name=config.scenario.kind, progress=progress)
+        return run_scenario(
+            target, config.scenario, workload, out, name=config.scenario.kind, progress=progress, slo=config.slo
+        )
 
 
 def refuse_foreign(out: Path) -> None:

@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 
+from bench.base.clock import NS_PER_MS
 from bench.load.columns import MISSING
 from bench.load.outcome import Status
 from bench.load.sample import Sample, Stream
-from bench.load.slo import met
+from bench.load.slo import SloConfig
 from bench.load.statistics import Interval, share_interval
-from bench.load.table import Ints
+from bench.load.table import Ints, Mask, Table
 
 Count = tuple[float | None, Interval | None]
 """(value, 95 % interval)"""
@@ -42,6 +43,25 @@ def total_throughput(sample: Sample) -> Stream:
     """Input and output tokens together."""
     parts = (input_throughput(sample), output_throughput(sample))
     return np.concatenate([times for times, _ in parts]), np.concatenate([weights for _, weights in parts])
+
+
+def met(table: Table, slo: SloConfig) -> Mask:
+    """Requests that succeeded within every bound. A bound on a time that is not known is not met.
+
+    Goodput counts these (Zhong et al., DistServe, OSDI 2024): TTFT, mean time per output token and end-to-end each
+    within its bound. A request of one token has no time per output token: that bound does not concern it.
+    """
+    good: Mask = table.with_status(Status.ok) & (table.first_token_ns != MISSING)
+    if slo.ttft_ms is not None:
+        good &= table.first_token_ns - table.sent_ns <= slo.ttft_ms * NS_PER_MS
+    if slo.e2e_ms is not None:
+        good &= table.last_token_ns - table.sent_ns <= slo.e2e_ms * NS_PER_MS
+    per_token = [limit for limit in (slo.itl_ms, slo.tpot_ms) if limit is not None]
+    if per_token:
+        span = table.last_token_ns - table.first_token_ns
+        allowed = min(per_token) * NS_PER_MS * np.maximum(table.output_tokens - 1, 0)
+        good &= (table.output_tokens != MISSING) & ((table.output_tokens == 1) | (span <= allowed))
+    return good
 
 
 def goodput(sample: Sample) -> Stream:

@@ -9,7 +9,7 @@ import socket
 import struct
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from bench.load.phases import join_plan, without_cooldown
 from bench.load.prompts import Prompts
 from bench.load.schedule import workers_used
 from bench.load.segments import END, Record, read_records
+from bench.load.slo import SloConfig
 from bench.load.spec import WorkerSpec, read_spec
 from bench.load.summary import summarise
 from bench.load.table import Events, Ints, Table, make_events, make_table
@@ -55,6 +56,7 @@ class Asked:
     prompts: Prompts
     started: str
     context: Mapping[str, Any]
+    slo: SloConfig = field(default_factory=SloConfig)
 
 
 def write_asked(asked: Asked, raw: Path) -> None:
@@ -71,6 +73,7 @@ def read_asked(raw: Path) -> Asked:
             "scenario": restored("scenario", value["scenario"]),
             "workload": restored("workload", value["workload"]),
             "prompts": Prompts(**value["prompts"]),
+            "slo": SloConfig(**value.get("slo", {})),
         }
     )
 
@@ -92,6 +95,7 @@ def write_result(asked: Asked, out: Path, specs: Sequence[WorkerSpec], *, interr
         time_source="kernel" if asked.kernel_stamps else "user",
         prompts=asked.prompts,
         run={"scenario": asked.name, "repeat": asked.repeat, "status": status, "failure": failure},
+        slo=asked.slo,
     )
     streams = -(-peak_in_flight(table.sent_ns, table.done_ns) // len(specs))
     summary["own_error"]["calibrated"] = bound_for(streams, summary["own_error"]["time_source"])

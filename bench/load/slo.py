@@ -11,12 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from bench.base.clock import NS_PER_MS
 from bench.base.schema import schema
-from bench.load.outcome import Status
-from bench.load.table import MISSING, Mask, Table
 
 _PERCENTILES = (50.0, 90.0, 95.0, 99.0)
 _METRIC_OF = {"ttft_ms": "ttft", "itl_ms": "itl", "tpot_ms": "tpot", "e2e_ms": "e2e_latency"}
@@ -75,25 +70,6 @@ class SloConfig:
 
 
 _WORDS = {"ttft": "TTFT", "itl": "ITL", "tpot": "TPOT", "e2e_latency": "end to end"}
-
-
-def met(table: Table, slo: SloConfig) -> Mask:
-    """Requests that succeeded within every bound. A bound on a time that is not known is not met.
-
-    Goodput counts these (Zhong et al., DistServe, OSDI 2024): TTFT, mean time per output token and end-to-end each
-    within its bound. A request of one token has no time per output token: that bound does not concern it.
-    """
-    good: Mask = table.with_status(Status.ok) & (table.first_token_ns != MISSING)
-    if slo.ttft_ms is not None:
-        good &= table.first_token_ns - table.sent_ns <= slo.ttft_ms * NS_PER_MS
-    if slo.e2e_ms is not None:
-        good &= table.last_token_ns - table.sent_ns <= slo.e2e_ms * NS_PER_MS
-    per_token = [limit for limit in (slo.itl_ms, slo.tpot_ms) if limit is not None]
-    if per_token:
-        span = table.last_token_ns - table.first_token_ns
-        allowed = min(per_token) * NS_PER_MS * np.maximum(table.output_tokens - 1, 0)
-        good &= (table.output_tokens != MISSING) & ((table.output_tokens == 1) | (span <= allowed))
-    return good
 
 
 def judge(metrics: Mapping[str, Mapping[str, Any]], slo: SloConfig) -> dict[str, Any]:

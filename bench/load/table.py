@@ -162,10 +162,3 @@ def make_events(parts: Sequence[npt.NDArray[np.void]]) -> Events:
         return np.concatenate([part[name] for part in parts])[order]
 
     return Events(slot=slots[order], ns=merged("ns"), bytes=merged("bytes"), tokens=merged("tokens"))
-
-
-def load_parquet() -> None:
-    """See `bench.load.parquet`."""
-    from bench.load import parquet
-
-    parquet.load_parquet()

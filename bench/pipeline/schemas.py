@@ -8,6 +8,7 @@ _MODULES = (
     "bench.analysis.config",
     "bench.load.arrivals.config",
     "bench.load.calibration",
+    "bench.load.capacity.config",
     "bench.load.config",
     "bench.load.workloads.config",
     "bench.plan.config",

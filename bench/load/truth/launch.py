@@ -52,7 +52,9 @@ def build() -> Path:
 
 
 class TruthServer:
-    """A running truth server on loopback. `cpu` pins it to one core; `port` 0 takes a free one. A context manager."""
+    """A running truth server on loopback. `slots` is how many requests it works on at once (0: all), so that its capacity
+    is known; `cpu` pins it to one core; `port` 0 takes a free one. A context manager.
+    """
 
     def __init__(
         self,
@@ -60,6 +62,7 @@ class TruthServer:
         ttft_ms: float = 100.0,
         itl_ms: float = 10.0,
         tokens: int = 128,
+        slots: int = 0,
         cpu: int | None = None,
         port: int = 0,
         api_key: str | None = None,
@@ -69,6 +72,7 @@ class TruthServer:
         ready_read, ready_write = os.pipe()
         command = [str(binary), "--ready-fd", str(ready_write), "--ttft-us", str(round(ttft_ms * 1000))]
         command += ["--itl-us", str(round(itl_ms * 1000)), "--tokens", str(tokens), "--port", str(port)]
+        command += ["--slots", str(slots)]
         command += [] if cpu is None else ["--cpu", str(cpu)]
         try:
             self.process = spawn(

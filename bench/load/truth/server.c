@@ -6,7 +6,10 @@
  * last number of its X-Request-Id header. What goes wrong is chosen by the model's name: "truth", "truth:FAULT", or
  * "truth:FAULT:N" for the requests whose number is a multiple of N.
  *
- * usage: server --ready-fd FD [--port P] [--ttft-us N] [--itl-us N] [--tokens N] [--cpu N]
+ * With --slots N only N requests are worked on at once: the others wait in order of arrival, and their ttft begins when
+ * a slot becomes free. So the capacity is known: N / (ttft + (tokens - 1) * itl).
+ *
+ * usage: server --ready-fd FD [--port P] [--ttft-us N] [--itl-us N] [--tokens N] [--slots N] [--cpu N]
  * With TRUTH_API_KEY in the environment, requests without that bearer token get a 401.
  */
 #define _GNU_SOURCE
@@ -47,6 +50,8 @@ struct connection {
     uint32_t request;
     int tokens, sent, events, half_done;
     int64_t arrived_ns, base_ns, next_ns;
+    int holds_slot;
+    struct connection *behind; /* the next one that waits for a slot */
     size_t heap; /* place in the heap, 1-based; 0: not in it */
     char *in; size_t in_size, in_room;
     char *out; size_t out_size, out_room; /* what the kernel did not take yet */
@@ -56,6 +61,8 @@ static struct record *records; static size_t record_count, record_room;
 static struct connection **heap; static size_t heap_size, heap_room;
 static int64_t ttft_ns = 100000000, itl_ns = 10000000;
 static int default_tokens = 128, poller;
+static int slots, busy; /* requests worked on at once (0: all), and now */
+static struct connection *waiting;
 static const char *api_key;
 
 static int64_t clock_ns(clockid_t clock) {
@@ -112,6 +119,35 @@ static void unschedule(struct connection *c) {
     if (last != c) { place(i, last); sift(i); }
 }
 
+/* ---- slots */
+
+static void begin(struct connection *c, int64_t at_ns) {
+    c->base_ns = at_ns;
+    c->holds_slot = 1;
+    busy++;
+    schedule(c, c->base_ns + ttft_ns);
+}
+
+static void queue(struct connection *c) {
+    struct connection **last = &waiting;
+    while (*last) last = &(*last)->behind;
+    *last = c;
+    c->behind = NULL;
+}
+
+/* The request of `c` is over, or will never begin: whoever waits longest takes its slot. */
+static void release(struct connection *c) {
+    for (struct connection **at = &waiting; *at; at = &(*at)->behind)
+        if (*at == c) { *at = c->behind; break; }
+    busy -= c->holds_slot;
+    c->holds_slot = 0;
+    while (slots && busy < slots && waiting) {
+        struct connection *next = waiting;
+        waiting = next->behind;
+        begin(next, now_ns());
+    }
+}
+
 /* ---- sending */
 
 static void watch(struct connection *c, int operation) {
@@ -125,6 +161,7 @@ static void end(struct connection *c, int hard) {
         setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
     }
     unschedule(c);
+    release(c);
     close(c->fd);
     free(c->in);
     free(c->out);
@@ -232,6 +269,7 @@ static void finish(struct connection *c) {
     if (size) send_body(c, body, size);
     if (c->fault != CLOSE_DELIMITED) push(c, "0\r\n\r\n", 5);
     c->active = 0;
+    release(c);
     if (c->fault == CLOSE_DELIMITED || c->fault == SAY_CLOSE || c->fault == SILENT_CLOSE) end(c, 0);
 }
 
@@ -355,7 +393,8 @@ static void generate(struct connection *c, const char *head, const char *body) {
     }
     c->active = 1;
     if (c->chat && c->fault != TRICKLE_HEAD) send_head(c);
-    schedule(c, c->base_ns + ttft_ns);
+    if (slots && busy >= slots) queue(c);
+    else begin(c, c->arrived_ns);
 }
 
 static void list_models(struct connection *c) {
@@ -476,6 +515,7 @@ int main(int argc, char **argv) {
         else if (!strcmp(argv[i], "--ttft-us")) ttft_ns = value * 1000;
         else if (!strcmp(argv[i], "--itl-us")) itl_ns = value * 1000;
         else if (!strcmp(argv[i], "--tokens")) default_tokens = value;
+        else if (!strcmp(argv[i], "--slots")) slots = value;
         else if (!strcmp(argv[i], "--cpu")) {
             cpu_set_t set;
             CPU_ZERO(&set);
