@@ -7,9 +7,12 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from bench.base.progress import Progress, ProgressEvent
+
+if TYPE_CHECKING:
+    from bench.cli.live import LiveScreen
 
 _PLAIN_EVERY_S = 5.0
 _LOG_LINES = 15
@@ -27,10 +30,11 @@ class Display:
         self._stage_started: dict[tuple[str, str | None], float] = {}
         self._last_line = 0.0
         self._live_width = 0
+        self._screen: LiveScreen | None = None
 
     def progress(self) -> Progress:
         """A progress that draws here."""
-        return Progress(sink=self._show)
+        return Progress(sink=self._show, wants_live=self._live and not self._quiet)
 
     def result(self, text: str, **fields: Any) -> None:
         """A result: a line of text, or its fields as one JSON line."""
@@ -74,7 +78,7 @@ class Display:
 
     def _show(self, event: ProgressEvent) -> None:
         if self._json:
-            fields = {name: value for name, value in vars(event).items() if value is not None}
+            fields = {name: value for name, value in vars(event).items() if value is not None and name != "live"}
             self._put(json.dumps({"event": "progress", **fields}))
         elif not self._quiet:
             self._show_text(event)
@@ -91,7 +95,9 @@ class Display:
             self._stage_started[key] = now
         line = f"{where}: {_amount(event)}{_time_left(event, now - self._stage_started[key])}"
         finished = event.total is not None and event.done >= event.total
-        if self._live:
+        if event.live is not None and self._live and not finished:
+            self._draw(event, where, line)
+        elif self._live:
             self._clear_live()
             end = "\n" if finished else "\r"
             print(line, file=self._err, end=end, flush=True)
@@ -102,6 +108,14 @@ class Display:
         if finished:
             self._stage_started.pop(key, None)
 
+    def _draw(self, event: ProgressEvent, where: str, line: str) -> None:
+        from bench.cli.live import LiveScreen
+
+        if self._screen is None:
+            self._clear_live()
+            self._screen = LiveScreen(self._err)
+        self._screen.update(event, where, line.removeprefix(f"{where}: "))
+
     def _put(self, line: str) -> None:
         """Print a line; when the reader of our output has gone, measuring goes on without one."""
         try:
@@ -110,6 +124,9 @@ class Display:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())
 
     def _clear_live(self) -> None:
+        if self._screen is not None:
+            self._screen.close()
+            self._screen = None
         if self._live_width:
             print(" " * self._live_width, file=self._err, end="\r", flush=True)
             self._live_width = 0

@@ -155,9 +155,8 @@ class Crew:
         else:
             member.counts = report
             every = [other.counts for other in self._members]
-            self._on_counts(
-                {name: sum(counts.get(name, 0) for counts in every) for name in ("done", "failed", "in_flight")}
-            )
+            names = ("done", "failed", "in_flight", "cpu_ms")
+            self._on_counts({name: sum(counts.get(name, 0) for counts in every) for name in names})
 
 
 def death(spec: WorkerSpec, message: str) -> CellFailure:

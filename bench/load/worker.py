@@ -238,7 +238,8 @@ class _Worker:
         if now_ns >= self._next_report_ns:
             self._next_report_ns = now_ns + _REPORT_NS
             tally = self.client.tally
-            self.report(done=tally.done, failed=tally.failed, in_flight=tally.in_flight)
+            cpu_ms = round(time.process_time() * 1000)
+            self.report(done=tally.done, failed=tally.failed, in_flight=tally.in_flight, cpu_ms=cpu_ms)
 
 
 def _dial(spec: WorkerSpec) -> Dial:
