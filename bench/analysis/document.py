@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -209,11 +208,10 @@ def _estimate(estimate: Estimate | None) -> dict[str, Any] | None:
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of the tidy table, without what is missing."""
+    """The rows of the tidy table, without what is missing (None, or a number that is not equal to itself)."""
+    names = [str(name) for name in frame.columns]
+    columns = [frame[name].tolist() for name in names]
     return [
-        {str(name): value for name, value in row.items() if not _is_missing(value)} for row in frame.to_dict("records")
+        {name: value for name, value in zip(names, row, strict=True) if value is not None and value == value}  # noqa: PLR0124 - nan
+        for row in zip(*columns, strict=True)
     ]
-
-
-def _is_missing(value: object) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))

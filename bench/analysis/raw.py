@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,11 +58,14 @@ class Requests:
         return (self.last_token_ns - self.first_token_ns) / gaps / NS_PER_MS
 
 
-def read_requests(measurement: Measurement) -> Requests | None:
-    """The requests of a load; None where the file is missing, damaged or lacks a column that is needed."""
+def read_requests(measurement: Measurement, numbers_read: Sequence[str] = _NUMBERS) -> Requests | None:
+    """The requests of a load; None where the file is missing, damaged or lacks a column that is needed.
+
+    Of the numbers only `numbers_read` are read, the others are nan.
+    """
     if measurement.directory is None:
         return None
-    columns = read_columns(measurement, "requests.parquet", (*_NUMBERS, *_WORDS))
+    columns = read_columns(measurement, "requests.parquet", (*numbers_read, *_WORDS))
     if columns is None or not {"sent_ns", "status"} <= columns.keys():
         return None
     size = len(columns["status"])

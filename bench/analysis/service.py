@@ -20,6 +20,8 @@ from bench.analysis.results import Cell, mapping, number
 from bench.load.slo import SloConfig
 from bench.quality.intervals import wilson
 
+_TIMELINE = ("sent_ns", "first_token_ns", "last_token_ns", "output_tokens")
+
 
 class Held(StrEnum):
     """Whether a load holds the objective."""
@@ -120,7 +122,7 @@ def attainment(cell: Cell, load: str, slo: SloConfig) -> Estimate | None:
     both bound a request's mean time per token; one token has none.
     """
     child = cell.scenarios.get(load)
-    requests = None if child is None else read_requests(child)
+    requests = None if child is None else read_requests(child, _TIMELINE)
     if child is None or requests is None or not requests.measured.any():
         return None
     good = requests.ok.copy()

@@ -32,8 +32,8 @@ def split_arguments(words: Sequence[str]) -> tuple[list[Path], list[str]]:
 
 def recommend(arguments: argparse.Namespace) -> int:
     """`quantbench recommend`: from recorded runs, from hardware and a model alone, or from both."""
+    from bench.analysis.settings import report_config
     from bench.cli.commands import prepare
-    from bench.pipeline.report import report_config
 
     directories, overrides = split_arguments(arguments.arguments)
     groups = [override.split("=", 1)[0].split(".")[0] for override in overrides]

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from bench.base.compose import compose
-from bench.base.errors import UsageError
 from bench.base.progress import Progress
-from bench.store.run import RunStore
 
 if TYPE_CHECKING:
-    from bench.analysis.config import ReportConfig
     from bench.pipeline.run import RunOutcome
 
 
@@ -56,35 +51,9 @@ def write_report(outcome: RunOutcome, overrides: Sequence[str], output: Output) 
 
 def build(directories: Sequence[Path], overrides: Sequence[str], *, out: Path | None, progress: Progress) -> Path:
     """Build a report over run folders; returns the path of the HTML file. Raises UsageError."""
+    from bench.analysis.settings import report_config
     from bench.report.build import build_report
 
     target = out or Path("reports") / "-".join(directory.resolve().name for directory in directories)
     config = report_config(directories, overrides)
     return build_report(directories, target, config, progress.within(stage="report"))
-
-
-def report_config(directories: Sequence[Path], overrides: Sequence[str]) -> ReportConfig:
-    """The report's config for run folders. Raises UsageError.
-
-    One run's report also takes what its experiment said of it, as far as that still holds: a load that the user left
-    out of the run is not missed in its report.
-    """
-    from bench.analysis.config import ReportConfig
-
-    recorded = RunStore(directories[0]).report_overrides() if len(directories) == 1 else []
-    if recorded:
-        with contextlib.suppress(UsageError):
-            return _checked(compose("report", [*recorded, *overrides], ReportConfig), directories[0])
-    return compose("report", overrides, ReportConfig)
-
-
-def _checked(config: ReportConfig, directory: Path) -> ReportConfig:
-    """The config, where the run has what it names. Raises UsageError where it has not."""
-    from bench.analysis.candidates import find_baseline
-    from bench.analysis.load import load_results
-    from bench.analysis.loads import loads_of, reference_load
-
-    cells = load_results([directory]).cells
-    reference = reference_load(cells, loads_of(cells), config.load)
-    find_baseline(cells, reference, config.baseline)
-    return config
