@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,16 +13,18 @@ from typing import Any
 from bench.base.clock import NS_PER_S, utc_now
 from bench.base.errors import UsageError
 from bench.base.progress import Progress
-from bench.load.arrivals.config import ClosedStagesConfig
+from bench.load.arrivals.config import ClosedStagesConfig, SweepConfig
 from bench.load.config import Api, ClosedConfig, ScenarioConfig, TimeSource, WorkloadConfig
 from bench.load.crew import Counts, Crew, Stopped, death
 from bench.load.flush import Flusher
+from bench.load.live import LiveSampler
 from bench.load.outcome import ErrorKind
 from bench.load.parquet import load_parquet
 from bench.load.payload import ROUTES
 from bench.load.plan import Drawn, draw_plan
 from bench.load.record import FILES, Asked, digest_for, worker_specs, write_asked, write_result
 from bench.load.schedule import presence_of, users_of, workers_used
+from bench.load.slo import SloConfig
 from bench.load.spec import WorkerSpec
 from bench.load.stamps import kernel_stamps_available
 from bench.load.target import Address, Target, parse_url
@@ -57,6 +60,7 @@ def run_scenario(
     progress: Progress = Progress(),  # noqa: B008 - immutable
     context: Mapping[str, Any] = {},
     stop_when: Callable[[], bool] = lambda: False,
+    slo: SloConfig = SloConfig(),  # noqa: B008 - immutable
 ) -> dict[str, Any]:
     """Ask `workload` of `target` as `scenario` says; leave requests.parquet, events.parquet, summary.json and, last,
     manifest.json in `out`; return the summary.
@@ -64,14 +68,36 @@ def run_scenario(
     The summary's `status` is `complete`, `partial` (interrupted: KeyboardInterrupt is raised again after the files are
     written; or ended early because `stop_when`, which is asked about twice a second, became true) or `failed` (the
     circuit breaker tripped, a worker died, or no request succeeded; `failure` says which).
-    `context` goes into the manifest as it is. Raises UsageError when the endpoint cannot be reached or the time source
-    is not to be had, CellFailure(client_fault) when the workers cannot start.
+    `context` goes into the manifest as it is; the summary says whether `slo` was held, and its goodput. A sweep runs
+    one scenario a step; see `bench.load.sweep`.
+
+    Raises UsageError when the endpoint cannot be reached, the time source is not to be had, or a file is not what it
+    should be, CellFailure(client_fault) when the workers cannot start.
     """
     _clear(out)
+    if isinstance(scenario, SweepConfig):
+        from bench.load.sweep import run_sweep
+
+        def run_step(step: ScenarioConfig, folder: Path, step_name: str) -> dict[str, Any]:
+            return run_scenario(
+                target,
+                step,
+                workload,
+                folder,
+                name=step_name,
+                repeat=repeat,
+                progress=progress,
+                context=context,
+                stop_when=stop_when,
+                slo=slo,
+            )
+
+        return run_sweep(scenario, out, name=name, run_step=run_step)
+    (out / "raw").mkdir(parents=True)
     started = utc_now()
     progress.say(f"preparing {scenario.requests or 'the'} requests")
     plan = _prepare(target, scenario, workload, out / "raw", name=name, repeat=repeat, progress=progress)
-    asked = _asked(plan, started=started, context=context)
+    asked = _asked(plan, started=started, context=context, slo=slo)
     write_asked(asked, plan.raw)
     ending = _send(plan, progress, stop_when)
     progress.say("recording")
@@ -87,8 +113,8 @@ def _clear(out: Path) -> None:
     """An older result in `out` stops existing with its manifest, then goes."""
     for name in ("manifest.json", *FILES):
         (out / name).unlink(missing_ok=True)
-    shutil.rmtree(out / "raw", ignore_errors=True)
-    (out / "raw").mkdir(parents=True)
+    for name in ("raw", "steps"):
+        shutil.rmtree(out / name, ignore_errors=True)
 
 
 # ---- before
@@ -133,7 +159,7 @@ def _prepare(
     )
 
 
-def _asked(plan: _Plan, *, started: str, context: Mapping[str, Any]) -> Asked:
+def _asked(plan: _Plan, *, started: str, context: Mapping[str, Any], slo: SloConfig) -> Asked:
     return Asked(
         name=plan.name,
         repeat=plan.repeat,
@@ -145,6 +171,7 @@ def _asked(plan: _Plan, *, started: str, context: Mapping[str, Any]) -> Asked:
         prompts=plan.drawn.prompts,
         started=started,
         context=context,
+        slo=slo,
     )
 
 
@@ -191,13 +218,17 @@ def _send(plan: _Plan, progress: Progress, stop_when: Callable[[], bool]) -> typ
     """Run the workers to their end; what ended them early, if anything did: KeyboardInterrupt or Stopped."""
     total = plan.scenario.warmup + plan.scenario.requests
 
+    workers = workers_used(plan.scenario)
+    sampler = LiveSampler(plan.raw, [f"worker{worker}" for worker in range(workers)]) if progress.wants_live else None
+
     def show(counts: Counts) -> None:
         failed = f", {counts['failed']} failed" if counts["failed"] else ""
-        progress.advance(counts["done"], total, "requests", f"{counts['in_flight']} in flight{failed}")
+        live = sampler and {**vars(sampler.reading), **counts, "workers": workers}
+        progress.advance(counts["done"], total, "requests", f"{counts['in_flight']} in flight{failed}", live=live)
 
     ending: type[BaseException] | None = None
-    with Crew(show, stop_when) as crew, Flusher(plan.raw):
-        for worker in range(workers_used(plan.scenario)):
+    with Crew(show, stop_when) as crew, Flusher(plan.raw), sampler or contextlib.nullcontext():
+        for worker in range(workers):
             crew.start(partial(_make_spec, plan), worker, plan.target.api_key)
         load_parquet()  # while the workers start, rather than between the last request and the record
         try:
@@ -210,6 +241,9 @@ def _send(plan: _Plan, progress: Progress, stop_when: Callable[[], bool]) -> typ
             ending = type(early)
             crew.stop()
             crew.await_done(stopping=True)
+        except BaseException:
+            progress.say("ended early")  # closes a live view, so that what follows is read
+            raise
         dead = crew.dead()
     for spec in dead:
         cause = death(spec, "a load worker died; what it had recorded is kept")
