@@ -28,7 +28,7 @@ def carried(choice: dict[str, Any]) -> Carried | None:
         return None
     answers = [value for name in _ANSWER_DELTAS if (value := delta.get(name))]
     reasoning = [value for name in _REASONING_DELTAS if (value := delta.get(name))]
-    called = bool(delta.get("tool_calls"))
+    called = bool(delta.get("tool_calls") or delta.get("function_call"))
     if not answers and not reasoning and not called:
         return None
     texts = answers + reasoning
