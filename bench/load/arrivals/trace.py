@@ -13,6 +13,7 @@ import datetime
 import gzip
 import json
 import math
+import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ from bench.load.arrivals.config import TraceConfig, TraceFormat
 
 BLOCK_TOKENS = 512
 """Tokens of one of Mooncake's prefix blocks."""
+
+_MOST_TOKENS = 10_000_000
+_LATEST_NS = 2**62
 
 _AZURE = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 _BURSTGPT = ("Timestamp", "Request tokens", "Response tokens")
@@ -125,7 +129,7 @@ def _requests(config: TraceConfig) -> Iterator[tuple[int, Demand]]:
             yield from _READERS[kind](_Lines(path, first, lines))
     except FileNotFoundError:
         raise UsageError(f"scenario.path: there is no file {path}") from None
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error, csv.Error) as error:
         raise UsageError(f"scenario.path: {path} cannot be read ({error})") from error
 
 
@@ -167,22 +171,26 @@ class _Lines:
     def count(self, row: Mapping[str, Any], name: str, *, least: int) -> int:
         """A whole number of at least `least`; JSON's own, or CSV's as text."""
         number = _number(row.get(name))
-        if number is None or number != int(number) or number < least:
-            raise self.bad(f"{name} is {row.get(name)!r}, not a whole number of at least {least}")
+        if number is None or number != int(number) or not least <= number <= _MOST_TOKENS:
+            raise self.bad(f"{name} is {_short(row.get(name))}, not a whole number from {least} to {_MOST_TOKENS}")
         return int(number)
 
     def nanoseconds(self, row: Mapping[str, Any], name: str, *, unit_ns: int) -> int:
         number = _number(row.get(name))
-        if number is None:
-            raise self.bad(f"{name} is {row.get(name)!r}, not a time")
+        if number is None or abs(number * unit_ns) > _LATEST_NS:
+            raise self.bad(f"{name} is {_short(row.get(name))}, not a time")
         return round(number * unit_ns)
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:60]
 
 
 def _number(value: Any) -> float | None:
     """A finite number, or None for anything else."""
     try:
         number = None if value is None or isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if number is not None and math.isfinite(number) else None
 
@@ -230,7 +238,7 @@ def _objects(lines: _Lines) -> Iterator[dict[str, Any]]:
             continue
         try:
             value = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise lines.bad(f"no JSON ({error})") from None
         if not isinstance(value, dict):
             raise lines.bad("no JSON object")

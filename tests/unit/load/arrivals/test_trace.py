@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bench.base.errors import UsageError
 from bench.load.arrivals.config import TraceConfig, TraceFormat
@@ -82,7 +84,10 @@ AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
         (f"{AZURE}yesterday,374,44\n", "line 2: TIMESTAMP is 'yesterday'"),
         (f"{AZURE}2023-11-16 18:15:46.68,374\n", "line 2: 2 values where the header names 3"),
         ('{"timestamp": 0, "input_length": 3, "output_length": 6}\n{broken\n', "line 2: no JSON"),
-        ('{"timestamp": 0, "input_length": 0, "output_length": 6}\n', "line 1: input_length is 0, not a whole number"),
+        (
+            '{"timestamp": 0, "input_length": 0, "output_length": 6}\n',
+            "line 1: input_length is 0, not a whole number from 1",
+        ),
         ('{"timestamp": null, "input_length": 1, "output_length": 6}\n', "line 1: timestamp is None, not a time"),
         ('{"timestamp": 0, "input_length": 3, "output_length": 6, "hash_ids": "x"}', "line 1: hash_ids is not a list"),
         ('{"at_s": 0, "input_tokens": 3, "output_tokens": 1.5}', "line 1: output_tokens is 1.5"),
@@ -93,6 +98,45 @@ def test_bad_lines_are_named(tmp_path: Path, content: str, message: str) -> None
     path.write_text(content)
     with pytest.raises(UsageError, match=message):
         read_trace(TraceConfig(path=str(path)))
+
+
+LINES = st.lists(
+    st.one_of(
+        st.binary(max_size=40),
+        st.sampled_from(
+            [
+                b"TIMESTAMP,ContextTokens,GeneratedTokens",
+                b"Timestamp,Model,Request tokens,Response tokens",
+                b"2023-11-16 18:15:46.6805900,374,44",
+                b'5,x,"1',
+                b"1e300,m,5,5",
+                b'{"timestamp": 0, "input_length": 3, "output_length": 6, "hash_ids": [1]}',
+                b'{"timestamp": 1e300, "input_length": 1e9, "output_length": NaN}',
+                b'{"at_s": -1, "input_tokens": 3, "output_tokens": 6}',
+                b"[" * 5000,
+                b"\x00",
+            ]
+        ),
+    ),
+    max_size=5,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(lines=LINES, kind=st.sampled_from(list(TraceFormat)), squeezed=st.booleans())
+def test_whatever_a_file_holds_it_is_a_trace_or_an_error_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], kind: TraceFormat, squeezed: bool
+) -> None:
+    content = b"\n".join(lines)
+    path = tmp_path_factory.getbasetemp() / ("any.gz" if squeezed else "any")
+    path.write_bytes(gzip.compress(content)[: -1 if content[:1] == b"T" else None] if squeezed else content)
+    message = ""
+    try:
+        trace = read_trace(TraceConfig(path=str(path), format=kind))
+        assert len(trace) == len(list(trace.demands())) > 0
+    except UsageError as error:
+        message = str(error)
+    assert "\n" not in message
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
