@@ -38,7 +38,7 @@ def test_every_form_has_every_figure(tmp_path: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(render_csv(side))))
     assert len(rows) == len(lines) == len(side.changes)
     assert page.count('<th scope="row">') == len(lines)
-    assert markdown.count("\n| ") == len(lines) + 1
+    assert markdown.count("\n| ") == len(lines) + 2
     for row, change in zip(rows, side.changes, strict=True):
         assert row["verdict"] == change.verdict.value
         assert change.change is not None
