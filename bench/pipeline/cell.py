@@ -23,8 +23,10 @@ from bench.pipeline.keys import cell_key
 from bench.pipeline.load import is_measured, load_scenario, read_observed, scenario_slot
 from bench.pipeline.quality import Judge
 from bench.pipeline.record import engine_record, plain
+from bench.pipeline.served import Generated, ServedTasks
 from bench.plan.config import RunConfig
 from bench.plan.plan import CellSpec
+from bench.quality.generation.config import ServedTaskConfig, TaskSkipped
 from bench.store.run import CellStore, ChildKind, ChildSlot, Status
 from bench.telemetry.machine import fingerprint
 from bench.telemetry.provenance import provenance
@@ -46,6 +48,7 @@ class Cell:
         self.failure: QuantbenchError | None = None
         self.opened = opened
         self.measured = False
+        self.generated: dict[str, Generated] = {}
         self.earlier_provenance: dict[str, Any] | None = None
 
     @property
@@ -68,9 +71,12 @@ class Cell:
                 with self.stage("accept"):
                     self.accept(judge)
             if not self.failure and self.record["status"] != Status.UNSUPPORTED:
+                served = self.served_tasks(variant, judge)
                 with self.stage("serve"), self.endpoint(variant) as endpoint:
                     self.load(endpoint)
+                    self.ask(served, endpoint)
                 with self.stage("evaluate"):
+                    self.compare(served)
                     self.evaluate(judge)
             return self.finish()
         except KeyboardInterrupt:
@@ -110,7 +116,9 @@ class Cell:
     def refuse_unsupported(self, packing: str) -> None:
         """Raise Unsupported with the engine's reason; how weights are packed matters only where they are served."""
         config, scheme = self.config, self.config.scheme
-        served = self.context.stages.load and bool(config.scenarios)
+        stages = self.context.stages
+        asked = any(config.task(name).needs_endpoint for name in config.tasks)
+        served = (stages.load and bool(config.scenarios)) or (stages.evaluate and asked)
         support = self.engine.serves(
             config.engine, scheme.format_of(config.model), scheme.load_method, packing if served else ""
         )
@@ -166,13 +174,75 @@ class Cell:
                 observed = load_scenario(endpoint, slot, scenario, workload, repeat=repeat, progress=self.progress)
                 self.note(slot, Status.COMPLETE, **observed)
 
-    def evaluate(self, judge: Judge) -> None:
-        """Every task that is not measured yet."""
+    def served_tasks(self, variant: Artefact, judge: Judge) -> ServedTasks:
+        """Who asks the variant's server what its tasks want to know."""
+        assert self.store is not None
+        assert self.key is not None
+        return ServedTasks(
+            self.config,
+            variant,
+            self.engine,
+            self.context,
+            self.progress,
+            key=self.key,
+            store=self.store,
+            baseline=lambda: judge.baseline,
+            served_model=served_model,
+        )
+
+    def ask(self, served: ServedTasks, endpoint: LazyEndpoint) -> None:
+        """Ask the variant's server for every task on it that is not measured yet."""
         assert self.store is not None
         if not self.context.stages.evaluate:
             return
         for name in self.config.tasks:
             task = self.config.task(name)
+            if not isinstance(task, ServedTaskConfig):
+                continue
+            try:
+                task.check()
+                key = served.key(task)
+            except QuantbenchError as error:
+                nowhere = self.store.child(ChildKind.TASK, name, key_of(["not asked", identity(task)]))
+                if isinstance(error, TaskSkipped):
+                    self.progress.within(stage="evaluate").say(f"{name}: {error}")
+                    self.note(nowhere, Status.UNSUPPORTED, failure=described("evaluate", error))
+                else:
+                    self.fail_child(nowhere, "evaluate", error)
+                continue
+            slot = self.store.child(ChildKind.TASK, name, key)
+            if slot.is_complete():
+                self.progress.within(stage="evaluate").say(f"{name}: already measured, reused")
+                self.note(slot, Status.COMPLETE)
+                continue
+            with self.child(slot, "evaluate"):
+                self.note(slot, Status.RUNNING)
+                self.measured = True
+                self.generated[name] = served.ask(name, task, slot, endpoint)
+
+    def compare(self, served: ServedTasks) -> None:
+        """Ask the baseline what the variant was asked, on a server of its own, and grade both."""
+        compared = []
+        with served.baseline_endpoint() as endpoint:
+            for name, generated in self.generated.items():
+                with self.child(generated.slot, "evaluate"):
+                    served.compare(name, generated, endpoint)
+                    compared.append(name)
+        for name in compared:
+            slot = self.generated[name].slot
+            with self.child(slot, "evaluate"):
+                served.evaluate(name, self.generated[name])
+                self.note(slot, Status.COMPLETE)
+
+    def evaluate(self, judge: Judge) -> None:
+        """Every scored task that is not measured yet."""
+        assert self.store is not None
+        if not self.context.stages.evaluate:
+            return
+        for name in self.config.tasks:
+            task = self.config.task(name)
+            if task.needs_endpoint:
+                continue
             if not self.has_weights:
                 nowhere = self.store.child(ChildKind.TASK, name, key_of(["no weights", identity(task)]))
                 self.note(nowhere, Status.UNSUPPORTED, failure=described("evaluate", UsageError(_ELSEWHERE)))

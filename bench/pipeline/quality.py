@@ -51,6 +51,11 @@ class Judge:
         )
 
     @property
+    def baseline(self) -> Artefact:
+        """What the variant is held against."""
+        return self._baseline
+
+    @property
     def _scoring_toolchain(self) -> str:
         """The engine's, unless what the scheme writes can be loaded in another one only."""
         packing = str(self._variant.manifest.get("packing") or self._config.scheme.packing)

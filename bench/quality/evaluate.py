@@ -15,7 +15,7 @@ from bench.base.progress import Progress
 from bench.base.validity import Reason
 from bench.engines.scoring import ScorableModel, Scorer
 from bench.quality.config import TaskConfig
-from bench.quality.job import TaskJob
+from bench.quality.job import Outcome, TaskJob
 from bench.quality.overlap import checked
 from quantize.sketch import CalibrationText
 
@@ -52,11 +52,28 @@ def evaluate(
             reasons=reasons,
             cache=cache,
         )
-        outcome = checked(task.run(job), calibration)
+        outcome = task.run(job)
+    return record(task, outcome, key=variant.key, label=variant.label, out=out, calibration=calibration)
+
+
+def record(
+    task: TaskConfig,
+    outcome: Outcome,
+    *,
+    key: str,
+    label: str,
+    out: Path,
+    calibration: CalibrationText | None = None,
+) -> dict[str, Any]:
+    """Write `items.parquet` and then `summary.json` of a measured task into `out`; returns the summary.
+
+    `key` and `label` are the variant's; figures of a text that is also in `calibration` are flagged.
+    """
+    outcome = checked(outcome, calibration)
     summary = {
         "schema_version": SCHEMA_VERSION,
         "kind": task.kind,
-        "variant": {"key": variant.key, "label": variant.label},
+        "variant": {"key": key, "label": label},
         "metrics": outcome.metrics,
         "errors": outcome.errors,
         "validity": sorted({reason for metric in outcome.metrics.values() for reason in metric["validity"]}),
