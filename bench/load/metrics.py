@@ -15,7 +15,7 @@ import numpy as np
 from bench.load import latencies, rates
 from bench.load.sample import Sample, Spread, Stream
 from bench.load.statistics import Interval, median_interval, percentile, rate_interval
-from bench.load.table import Floats, Ints
+from bench.load.table import Floats, Ints, Owners
 
 P99_REQUESTS = 1000
 """A p99 of fewer requests is not given, however many tokens they had: one request's are no independent values."""
@@ -77,7 +77,7 @@ class Metric:
         return scalar(self.unit, *self.count(sample))
 
 
-def _describe_spread(unit: str, values: Floats, owner: Ints, *, wave: int) -> dict[str, Any]:
+def _describe_spread(unit: str, values: Floats, owner: Owners, *, wave: int) -> dict[str, Any]:
     interval = median_interval(values, owner, wave)
     requests = int(np.count_nonzero(np.diff(owner))) + 1 if len(owner) else 0
     return {

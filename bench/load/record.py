@@ -158,7 +158,7 @@ def _load(asked: Asked, specs: Sequence[WorkerSpec], own: Sequence[Mapping[str, 
     messages: dict[int, str] = {}
     for spec in specs:
         folder = Path(spec.directory)
-        requests.append(np.load(folder / f"{spec.stem}.requests.npy"))
+        requests.append(np.load(folder / f"{spec.stem}.requests.npy", mmap_mode="r"))
         events.append(np.load(folder / f"{spec.stem}.events.npy", mmap_mode="r"))
         delays.append(np.load(folder / f"{spec.stem}.delays.npy", mmap_mode="r"))
         with (folder / f"{spec.stem}.messages.jsonl").open("rb") as stream:

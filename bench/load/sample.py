@@ -6,14 +6,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from bench.load.columns import MISSING
 from bench.load.outcome import Status
 from bench.load.slo import SloConfig
-from bench.load.table import Events, Floats, Ints, Mask, Table
+from bench.load.table import Events, Floats, Ints, Mask, Owners, Table
 from bench.load.window import Window
 
-Spread = tuple[Floats, Ints]
+Spread = tuple[Floats, Owners]
 """(values, number of the request each belongs to in order of sending, ascending)"""
 Stream = tuple[Ints, Floats]
 """(times in ns, what happened at each)"""
@@ -42,9 +43,9 @@ class Sample:
         return self.table.main & self.table.with_status(Status.ok)
 
     @cached_property
-    def row_of_event(self) -> Ints:
+    def row_of_event(self) -> npt.NDArray[np.int32]:
         """The row of each event's request."""
-        return np.searchsorted(self.table.slot, self.events.slot)
+        return np.searchsorted(self.table.slot, self.events.slot).astype(np.int32)
 
     @cached_property
     def single_tokens_known(self) -> Mask:
@@ -54,19 +55,15 @@ class Sample:
         known: Mask = ~unknown | (table.events == table.output_tokens)
         return known & (table.events >= 2)
 
-    def gaps(self, usable: Mask) -> tuple[Ints, Ints, Ints]:
+    def gaps(self, usable: Mask) -> tuple[Ints, npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         """(gap in ns, tokens of the later event (1 when not said), number of the request) in order of sending."""
         rows = self.ordered(usable)
-        events = self.events
-        sending = np.full(len(self.table), MISSING)
+        events, row = self.events, self.row_of_event
+        sending = np.full(len(self.table), MISSING, dtype=np.int32)
         sending[rows] = np.arange(len(rows))
-        owner = sending[self.row_of_event]
-        kept = np.flatnonzero(owner != MISSING)
-        kept = kept[np.argsort(owner[kept], kind="stable")]
-        owner, ns, tokens = (
-            owner[kept],
-            events.ns[kept],
-            np.where(events.tokens[kept] == MISSING, 1, events.tokens[kept]),
-        )
-        same = owner[1:] == owner[:-1]
-        return np.diff(ns)[same], tokens[1:][same].astype(np.int64), owner[1:][same]
+        later = 1 + np.flatnonzero((row[1:] == row[:-1]) & (sending[row[1:]] != MISSING))
+        owner = sending[row[later]]
+        if (owner[1:] < owner[:-1]).any():  # requests were not sent in order of slot
+            order = np.argsort(owner, kind="stable")
+            later, owner = later[order], owner[order]
+        return events.ns[later] - events.ns[later - 1], np.maximum(events.tokens[later], 1), owner

@@ -16,11 +16,13 @@ import numpy.typing as npt
 from bench.load.columns import ERROR_KINDS, MISSING, STATUSES
 from bench.load.outcome import Status
 
-__all__ = ["MISSING", "Events", "Floats", "Ints", "Mask", "Table", "make_events", "make_table"]
+__all__ = ["MISSING", "Events", "Floats", "Ints", "Mask", "Owners", "Table", "make_events", "make_table"]
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+Owners = npt.NDArray[np.int64] | npt.NDArray[np.int32]
+"""For each value the number of the request it belongs to, ascending."""
 Codes = npt.NDArray[np.int16]
 """Numbers of words in a list beside it; MISSING where there is none."""
 

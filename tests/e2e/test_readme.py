@@ -32,6 +32,10 @@ _OTHER_TOOLCHAINS = (
 )
 #: Commands by a word in them → overrides that make them do less: half an hour of quantizing, calibration, all formats.
 _LESS_OF = {
+    "search": (
+        *("search.start=40", "search.highest=40", "search.repeats=1", "search.probe_s=1", "slo.percentile=50"),
+        "workload.output_tokens=16",
+    ),
     "experiment=all_schemes": ("--dry-run",),
     "scheme=gptq_w4a16": ("scheme.calibration.samples=2", "scheme.calibration.length=64"),
     "verify": ("scheme=gguf_q8_0",),
@@ -160,7 +164,7 @@ def reader(quickstart: Quickstart) -> Iterator[Reader]:
 def test_the_readme_shows_the_commands_that_matter() -> None:
     subcommands = {line.split()[1] for line in COMMANDS if line.startswith("quantbench ")}
     shown = {"run", "quantize", "evaluate", "fit", "serve", "load", "report", "status", "toolchain", "doctor"}
-    assert subcommands == shown | {"convert-safetensors", "engines"}
+    assert subcommands == shown | {"convert-safetensors", "engines", "search"}
     assert {"make quickstart", "make test"} <= set(COMMANDS)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,12 @@ from bench.base.validity import Reason
 from bench.load.config import ClosedConfig, ConstantConfig, SyntheticConfig
 from bench.load.metrics import METRICS
 from bench.load.prompts import Prompts
+from bench.load.rates import met
 from bench.load.sample import Sample
-from bench.load.statistics import batch_count, median_interval, percentile, rate_interval, share_interval
+from bench.load.slo import SloConfig
 from bench.load.summary import advice, summarise
 from bench.load.window import WindowKind, find_window
+from tests.support import CHECKOUT
 from tests.unit.load.timelines import MS, Requests, request, tables
 
 OWN = {
@@ -42,18 +45,28 @@ def value(tag: str, sample: Sample) -> dict[str, Any]:
     return METRICS[tag].compute(sample)
 
 
-def summary_of(requests: Requests, scenario: Any = None, **own: Any) -> dict[str, Any]:
+def summary_of(
+    requests: Requests,
+    scenario: Any = None,
+    *,
+    slo: SloConfig = SloConfig(),  # noqa: B008 - immutable
+    output_tokens: int = 3,
+    delay_ms: float = 0.01,
+    time_source: str = "kernel",
+    **own: Any,
+) -> dict[str, Any]:
     table, events = tables(requests)
     return summarise(
         table,
         events,
         scenario=scenario or ClosedConfig(requests=len(requests), drop_waves=0),
-        workload=SyntheticConfig(input_tokens=10, output_tokens=3),
+        workload=SyntheticConfig(input_tokens=10, output_tokens=output_tokens),
         own=[OWN | own],
-        delays_ns=np.array([10_000, 20_000]),
-        time_source="kernel",
+        delays_ns=np.full(100, int(delay_ms * MS)),
+        time_source=time_source,
         prompts=Prompts(exact=True, how="by hand"),
         run={"scenario": "x", "repeat": 0, "status": "complete", "failure": None},
+        slo=slo,
     )
 
 
@@ -156,6 +169,7 @@ def test_nothing_succeeded() -> None:
     [
         ({"coalesced_reads": 5}, Reason.COALESCED_READS, "itl", "ttft"),
         ({"clock_stepped": True}, Reason.CLOCK_STEP, "ttft", "request_throughput"),
+        ({"coalesced_reads": 5}, Reason.COALESCED_READS, "ttst", "tpot"),
     ],
 )
 def test_own_error_becomes_a_reason(own: dict[str, Any], reason: Reason, tag: str, spared: str) -> None:
@@ -200,38 +214,147 @@ def test_backlog_is_noticed_in_an_open_loop() -> None:
     assert Reason.BACKLOG_GROWING.value not in summary_of(steady, scenario)["validity"]
 
 
-def test_percentiles_are_not_claimed_from_too_few() -> None:
-    values = np.arange(1, 1001, dtype=np.float64)
-    assert percentile(values[:0], 0.5) is None
-    assert percentile(values[:1], 0.5) == 1
-    for p, enough in ((0.9, 100), (0.95, 200), (0.99, 1000)):
-        assert percentile(values[: enough - 1], p) is None
-        assert percentile(values[:enough], p) == pytest.approx(np.quantile(values[:enough], p))
+def test_second_tokens_speed_and_the_view_from_the_schedule() -> None:
+    sample = sample_of([request(0, 100, [50, 10, 30]), request(1, 300, [70]), request(2, 500, [50, 20, 20])])
+    ttst = value("ttst", sample)
+    assert (ttst["n"], ttst["mean"]) == (2, pytest.approx(15))
+    assert value("tokens_per_s_user", sample)["mean"] == pytest.approx(50)
+    late = sample_of([request(0, 100, [50, 10], scheduled_ns=40 * MS)])
+    assert value("e2e_latency", late)["p50"] == pytest.approx(60)
+    assert value("e2e_from_schedule", late)["p50"] == pytest.approx(120)
 
 
-def test_batches_are_never_shorter_than_a_wave() -> None:
-    assert [batch_count(100, wave) for wave in (1, 2, 10, 20, 21, 64)] == [20, 20, 10, 5, 0, 0]
+def test_the_first_token_of_an_answer_is_told_apart_only_where_there_is_reasoning() -> None:
+    plain = summary_of([request(slot, 100 * slot, [50, 10, 10]) for slot in range(20)])
+    assert "ttfo" not in plain["metrics"]
+    thinking = [request(slot, 100 * slot, [50, 10, 10], first_answer_ns=(100 * slot + 60) * MS) for slot in range(19)]
+    only_thought = request(19, 1900, [50, 10, 10], first_answer_ns=None)
+    entry = summary_of([*thinking, only_thought])["metrics"]["ttfo"]
+    assert (entry["n"], entry["p50"]) == (19, pytest.approx(60))
 
 
-def test_median_interval_covers_the_truth_about_as_often_as_it_says() -> None:
-    generator = np.random.default_rng(5)
-    owner = np.arange(400)
-    hits = 0
-    for _ in range(300):
-        interval = median_interval(generator.normal(10, 2, 400), owner, 4)
-        assert interval is not None
-        hits += interval[0] <= 10 <= interval[1]
-    assert 0.90 <= hits / 300 <= 0.99
+def test_a_p99_needs_a_thousand_requests_however_many_tokens_they_had() -> None:
+    few = sample_of([request(slot, 100 * slot, [50, *[1.0] * 20]) for slot in range(100)])
+    entry = value("inter_chunk_gap", few)
+    assert (entry["n"], entry["requests"], entry["p99"]) == (2000, 100, None)
+    assert entry["p95"] == pytest.approx(1)
+    enough = sample_of([request(slot, 100 * slot, [50, 1.0]) for slot in range(1000)])
+    assert value("inter_chunk_gap", enough)["p99"] == pytest.approx(1)
 
 
-def test_rate_interval_of_a_steady_stream_is_narrow() -> None:
-    times = np.arange(1, 10_001) * MS
-    interval = rate_interval(times, np.ones(len(times)), 0, 10_000 * MS, 100 * MS)
-    assert interval is not None
-    assert list(interval) == pytest.approx([1000, 1000], rel=0.01)
-    assert rate_interval(times, np.ones(len(times)), 0, 10_000 * MS, 5_000 * MS) is None
+@pytest.mark.parametrize(
+    ("slo", "good"),
+    [
+        (SloConfig(ttft_ms=60), 3),
+        (SloConfig(ttft_ms=60, tpot_ms=10), 2),
+        (SloConfig(ttft_ms=60, itl_ms=10, tpot_ms=50), 2),
+        (SloConfig(e2e_ms=75), 2),
+        (SloConfig(tpot_ms=10), 3),
+    ],
+)
+def test_goodput_counts_requests_within_every_bound(slo: SloConfig, good: int) -> None:
+    requests = [
+        request(0, 0, [50, 10, 10]),
+        request(1, 1000, [50, 10, 20]),
+        request(2, 2000, [90, 5, 5]),
+        request(3, 3000, [60]),
+        request(4, 4000, [50, 10, 10], status="error", error_kind="truncated"),
+    ]
+    table, _ = tables(requests)
+    assert met(table, slo).sum() == good
+    sample = dataclasses.replace(sample_of(requests), slo=slo)
+    assert value("slo_attainment", sample)["value"] == pytest.approx(good / 5)
+    assert value("goodput", sample)["value"] == pytest.approx(good / sample.window.seconds)
 
 
-def test_share_interval_is_wilson() -> None:
-    assert list(share_interval(0.0, 20) or ()) == pytest.approx([0.0, 0.1611], abs=1e-3)
-    assert share_interval(0.5, 4) is None
+def test_an_objective_is_held_broken_or_unknown() -> None:
+    requests = [request(slot, 100 * slot, [50 + slot % 3, 10, 10]) for slot in range(300)]
+    held = summary_of(requests, slo=SloConfig(ttft_ms=55, itl_ms=11))
+    assert held["slo"]["held"] is True
+    assert [(bound["tag"], bound["held"]) for bound in held["slo"]["bounds"]] == [("ttft", True), ("itl", True)]
+    assert held["metrics"]["goodput"]["value"] == pytest.approx(10, rel=0.05)
+    assert summary_of(requests, slo=SloConfig(ttft_ms=51))["slo"]["held"] is False
+    assert summary_of(requests, slo=SloConfig(ttft_ms=55, percentile=99))["slo"]["held"] is None
+    failing = [
+        *requests[:-6],
+        *(request(slot, 100 * slot, [], status="error", error_kind="reset") for slot in range(294, 300)),
+    ]
+    broken = summary_of(failing, slo=SloConfig(ttft_ms=55))
+    assert (broken["slo"]["held"], broken["slo"]["success"]) == (False, pytest.approx(0.98))
+    assert broken["error_rates"]["reset"]["value"] == pytest.approx(0.02)
+    none = summary_of(requests)
+    assert none["slo"] is None
+    assert "goodput" not in none["metrics"]
+
+
+@pytest.mark.parametrize(("asked", "found"), [(3, "as_asked"), (4, "fewer"), (2, "more")])
+def test_the_length_of_answers_is_checked(asked: int, found: str) -> None:
+    requests = [request(slot, 100 * slot, [50, 10, 10]) for slot in range(20)]
+    check = summary_of(requests, output_tokens=asked)["output_check"]
+    assert check == {"as_asked": 0, "fewer": 0, "more": 0, "unknown": 0, found: 20}
+
+
+def test_the_start_up_is_shown_apart() -> None:
+    requests = [
+        request(4 * wave + user, 200 * wave, [150 if wave == 0 else 50, 49]) for wave in range(5) for user in range(4)
+    ]
+    summary = summary_of(requests, ClosedConfig(concurrency=4, requests=20, drop_waves=1))
+    assert summary["start_up"] == {"requests": 4, "ttft_p50_ms": pytest.approx(150), "ttft_max_ms": pytest.approx(150)}
+    assert summary["metrics"]["ttft"]["mean"] == pytest.approx(50)
+
+
+@pytest.mark.parametrize(
+    ("delay_ms", "slip_ms", "source", "expected"),
+    [
+        (9, 1, "kernel", None),
+        (11, 1, "kernel", (Reason.CLIENT_DELAY, "request_throughput", "ttft")),
+        (11, 1, "user", (Reason.CLIENT_DELAY, "ttft", "error_rate")),
+        (1, 4, "kernel", None),
+        (1, 6, "kernel", (Reason.CLIENT_SLIP, "ttft", "error_rate")),
+    ],
+)
+def test_what_the_client_does_late(
+    delay_ms: float, slip_ms: float, source: str, expected: tuple[Reason, str, str] | None
+) -> None:
+    requests = [
+        request(slot, 100 * slot, [50, 10, 10], taken_ns=int((100 * slot - 2 + slip_ms) * MS)) for slot in range(40)
+    ]
+    summary = summary_of(requests, ConstantConfig(rate_per_s=10, requests=40), delay_ms=delay_ms, time_source=source)
+    late = {Reason.CLIENT_DELAY.value, Reason.CLIENT_SLIP.value} & set(summary["validity"])
+    assert late == ({expected[0].value} if expected else set())
+    if expected:
+        reason, spoilt, spared = expected
+        assert reason.value in summary["metrics"][spoilt]["validity"]
+        assert reason.value not in summary["metrics"][spared]["validity"]
+
+
+def test_a_load_that_was_not_delivered() -> None:
+    def sent_at(slot: int, stretch: float) -> int:
+        return int(100 * slot * stretch)
+
+    for stretch, short in ((1.01, False), (1.05, True)):
+        requests = [
+            request(slot, sent_at(slot, stretch), [50, 10, 10], scheduled_ns=100 * slot * MS) for slot in range(40)
+        ]
+        summary = summary_of(requests, ConstantConfig(rate_per_s=10, requests=40))
+        assert (Reason.UNDER_DELIVERED.value in summary["validity"]) is short
+
+
+def test_many_errors_spoil_everything_and_few_do_not() -> None:
+    for failures, spoiled in ((1, False), (3, True)):
+        requests = [
+            request(slot, 100 * slot, [50, 10, 10], status="error", error_kind="reset")
+            if slot < failures
+            else request(slot, 100 * slot, [50, 10, 10])
+            for slot in range(200)
+        ]
+        summary = summary_of(requests)
+        assert (Reason.ERRORS.value in summary["metrics"]["ttft"]["validity"]) is spoiled
+
+
+def test_every_metric_is_declared_in_full() -> None:
+    documented = (CHECKOUT / "docs" / "load.md").read_text(encoding="utf-8")
+    for metric in METRICS.values():
+        assert metric.formula
+        assert sum(form is not None for form in (metric.spread, metric.stream, metric.count)) == 1
+        assert f"`{metric.tag}`" in documented, metric.tag
