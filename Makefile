@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: env quickstart check format test test-toolchains test-archived test-whole lock clean help
+.PHONY: env quickstart check format test fuzz test-toolchains test-archived test-whole lock clean help
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -36,6 +36,9 @@ test: env ## unit tests and real llama.cpp
 	$(BIN)/quantbench toolchain install llama_cpp
 	$(BIN)/python -m pytest -n 2 tests/unit
 	$(BIN)/python -m pytest -m "not toolchains and not archived" tests/integration tests/e2e
+
+fuzz: env ## throw mutated streams at the parser of answers (FUZZ_SECONDS=300)
+	$(BIN)/python scripts/fuzz_stream.py --seconds $(or $(FUZZ_SECONDS),300)
 
 test-toolchains: env ## tests that need further toolchains (llm-compressor, vLLM, …: some gigabytes)
 	$(BIN)/python -m pytest -m "toolchains and not archived" tests/integration tests/e2e

@@ -85,6 +85,8 @@ class Answer:
         self._message = ""
         self._opening = b""
         self._between_chunks = False
+        self._whole = False
+        """The answer's framing has ended: what follows is not of it."""
         self._learnt = b""
         """What stands before the text of an event, from `data: ` on."""
         self._before = b""
@@ -119,11 +121,14 @@ class Answer:
     def _feed_parsers(self, data: bytes) -> None:
         before = self.events
         self._before = b""
+        if self._whole:
+            return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self._between_chunks = False
-            self._blame(ErrorKind.bad_http, str(error))
+            if not self._whole:
+                self._blame(ErrorKind.bad_http, str(error))
         if self.events > before:
             self.token_reads += 1
             self.coalesced_reads += self.events > before + 1
@@ -133,13 +138,15 @@ class Answer:
     # ---- called by httptools
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._whole:
+            return
         lowered = name.lower()
         if lowered == b"content-length" or (lowered == b"transfer-encoding" and b"chunked" in value.lower()):
             self._delimited = True
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        if status >= 200:
+        if status >= 200 and not self._whole:
             self.http_status = status
 
     def on_chunk_header(self) -> None:
@@ -150,8 +157,11 @@ class Answer:
 
     def on_message_complete(self) -> None:
         self._between_chunks = False
+        self._whole = self.http_status is not None
 
     def on_body(self, body: bytes) -> None:
+        if self._whole:
+            return
         if not self._any_event:
             self._opening += body[: 4 * _MESSAGE_LIMIT - len(self._opening)]
         if self.http_status is None or self.http_status >= 300:

@@ -53,19 +53,26 @@ class Framing:
                 return False
             data = body
             if self._length == 0:
+                self.keep_alive &= not data
                 return True
         self.body_bytes += len(data)
         if self.chunked:
             return self._feed_chunks(data)
-        return self._length is not None and self.body_bytes >= self._length
+        if self._length is None or self.body_bytes < self._length:
+            return False
+        self.keep_alive &= self.body_bytes == self._length  # what follows belongs to nothing
+        return True
 
     def _feed_head(self, data: bytes) -> bytes | None:
         """What follows the head, or None while it is incomplete. Informational answers (1xx) are skipped."""
         data = self._partial + data
         while True:
+            data = data.lstrip(b"\r\n")  # empty lines before a status line mean nothing
             end = data.find(b"\r\n\r\n")
+            if end > _HEAD_LIMIT:
+                raise BadHttp("endless head")
             if end < 0:
-                if len(data) > _HEAD_LIMIT or not (data.startswith(b"HTTP/1.") or b"HTTP/1.".startswith(data[:7])):
+                if len(data) > _HEAD_LIMIT + 4 or not (data.startswith(b"HTTP/1.") or b"HTTP/1.".startswith(data[:7])):
                     raise BadHttp("no HTTP/1.1 head")
                 self._partial = data
                 return None
@@ -91,7 +98,7 @@ class Framing:
                     raise BadHttp(f"bad content-length {value[:60]!r}")
                 self._length = int(value)
             elif name == b"transfer-encoding":
-                self.chunked = value.endswith(b"chunked")
+                self.chunked = value.rpartition(b",")[2].strip() == b"chunked"
             elif name == b"connection":
                 self.keep_alive = value != b"close" and (self.keep_alive or value == b"keep-alive")
         if status in (204, 304):
@@ -117,8 +124,11 @@ class Framing:
             line = self._partial + data[position:line_end]
             self._partial = b""
             position = line_end + 1
+            if len(line) > _LINE_LIMIT:
+                raise BadHttp("endless chunk size")
             if self._trailer:
                 if line in (b"\r", b""):
+                    self.keep_alive &= position == size
                     return True
                 continue
             try:

@@ -159,3 +159,11 @@ def test_close_delimited_body_ends_with_the_connection() -> None:
 
 def test_cancelled_is_no_error() -> None:
     assert streamed([text("a")], End.cancelled)[2][0] is Status.cancelled
+
+
+@pytest.mark.parametrize("surplus", [b"\r\n", b"junk", HEAD + chunk(text("more")) + b"0\r\n\r\n"])
+def test_what_follows_an_answer_is_not_of_it(surplus: bytes) -> None:
+    for reads in ([b"0\r\n\r\n" + surplus], [b"0\r\n\r\n", surplus]):
+        answer, _, verdict = answer_of([HEAD, *(chunk(body) for body in WHOLE), *reads])
+        assert verdict[0] is Status.ok
+        assert (answer.events, answer.output_tokens) == (2, 2)

@@ -90,3 +90,20 @@ def test_garbage_ends_or_is_refused(garbage: bytes) -> None:
     except BadHttp:
         return
     assert framing.status == 200
+
+
+@pytest.mark.parametrize("surplus", [b"\r\n", b"HTTP/1.1 200 OK\r\n"])
+@pytest.mark.parametrize("message", [CHUNKED, LENGTH.replace(b"close", b"keep-alive")])
+def test_what_follows_an_answer_is_not_of_it_and_spoils_the_connection(message: bytes, surplus: bytes) -> None:
+    framing, ended = feed([message + surplus])
+    assert ended == [True]
+    assert not framing.keep_alive
+    assert feed([message])[0].keep_alive
+
+
+def test_empty_lines_before_a_head_and_transfer_codings_that_only_look_chunked() -> None:
+    framing, ended = feed([b"\r\n\r", b"\n" + CHUNKED])
+    assert ended == [False, True]
+    assert framing.status == 200
+    framing, _ = feed([HEAD.replace(b"chunked", b"not-chunked") + b"data: a\n\n"])
+    assert framing.ends_with_connection
