@@ -36,4 +36,7 @@ def as_parquet(frame: pd.DataFrame) -> bytes:
 
 def as_json(analysis: Analysis, answer: Answer, frame: pd.DataFrame) -> bytes:
     """The document, UTF-8; numbers that are not finite are never written."""
-    return json.dumps(document(analysis, answer, frame), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    return (
+        json.dumps(document(analysis, answer, frame), ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
+        + b"\n"
+    )

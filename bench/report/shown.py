@@ -14,9 +14,10 @@ DASH = "—"
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """`missing` says why the text is a dash; `reasons` why the number is greyed."""
+    """`missing` says why the text is a dash; `reasons` why the number is greyed. `value` is what rows are sorted by."""
 
     text: str
+    value: float | None = None
     detail: str = ""
     reasons: tuple[str, ...] = ()
     missing: str = ""
@@ -31,6 +32,7 @@ def show(reading: Reading, formatter: fmt.Formatter = fmt.significant, *, detail
         return Shown(text=DASH, missing=reading.missing or "not measured")
     return Shown(
         text=formatter(reading.estimate.value),
+        value=reading.estimate.value,
         detail=fmt.interval(reading.estimate, formatter) if detail is None else detail,
         reasons=reading.validity,
         source=reading.source,

@@ -9,7 +9,6 @@ from typing import Any
 
 from bench.analysis import formatting as fmt
 from bench.analysis.candidates import Analysis, Candidate, Comparison
-from bench.analysis.cost import cost_per_mtok, cost_per_request
 from bench.analysis.quality import quality_metric, tasks_by_tag
 from bench.analysis.readings import Reading, absent, read
 from bench.analysis.results import mapping, number, text, texts
@@ -145,21 +144,6 @@ def judgement(compared: Comparison, *, is_baseline: bool) -> Judgement:
 
 def _throughput(candidate: Candidate, load: str) -> Reading:
     return read(candidate.cell, "scenarios", load, "output_throughput")
-
-
-def cost_matrix(analysis: Analysis, choice: Candidate | None) -> list[Row]:
-    """Per cell and load: cost of a million output tokens, then of a thousand requests."""
-    price = analysis.config.price
-    money = fmt.money(price.currency)
-    rows = []
-    for candidate in in_order(analysis):
-        numbers: list[Shown] = []
-        for load in analysis.loads:
-            numbers.append(show(cost_per_mtok(candidate.cell, load.name, price), money))
-            numbers.append(plain(cost_per_request(candidate.cell, load.name, price), money))
-        if candidate.cell.scenarios:
-            rows.append(Row(subject=subject_of(candidate, choice), numbers=tuple(numbers)))
-    return rows
 
 
 def latency(analysis: Analysis, choice: Candidate | None) -> list[Row]:

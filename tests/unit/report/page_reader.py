@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from typing import Any
+
+from bench.report.assets import digest
 
 VOID = frozenset({"meta", "link", "br", "img", "input", "hr", "path", "use", "rect", "line", "circle", "stop", "col"})
 SCALE = {"⁰": "0", "¹": "1", "²": "2", "³": "3", "⁴": "4", "⁵": "5", "⁶": "6", "⁷": "7", "⁸": "8", "⁹": "9", "⁻": "-"}
@@ -32,6 +36,8 @@ class Page(HTMLParser):
     numbers: list[Number] = field(default_factory=list)
     tables: list[list[list[str]]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    scripts: list[tuple[str | None, str]] = field(default_factory=list)
+    """Type and text of each script element."""
 
     def __post_init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -55,6 +61,8 @@ class Page(HTMLParser):
             self.tables[-1].append([])
         if tag in {"td", "th"} and self.tables and self.tables[-1]:
             self.tables[-1][-1].append("")
+        if tag == "script":
+            self.scripts.append((known.get("type"), ""))
         if tag not in VOID:
             self._open.append((tag, known))
 
@@ -77,6 +85,8 @@ class Page(HTMLParser):
         if self._heading is not None:
             self._heading.append(data)
         names = [tag for tag, _ in self._open]
+        if names and names[-1] == "script":
+            self.scripts[-1] = (self.scripts[-1][0], self.scripts[-1][1] + data)
         if ("td" in names or "th" in names) and self.tables and self.tables[-1] and self.tables[-1][-1]:
             self.tables[-1][-1][-1] += data
         if self._open and "data-metric" in self._open[-1][1]:
@@ -91,6 +101,32 @@ class Page(HTMLParser):
                     text=data,
                 )
             )
+
+    @property
+    def own_text(self) -> str:
+        """The page without the scripts that run: what comes from recordings is in here."""
+        text = self.text
+        for kind, script in self.scripts:
+            text = text.replace(script, "") if kind is None else text
+        return text
+
+    @property
+    def plots(self) -> list[dict[str, Any]]:
+        """The charts' data as the page's script reads them."""
+        found: list[dict[str, Any]] = next(
+            (json.loads(text) for kind, text in self.scripts if kind == "application/json"), []
+        )
+        return found
+
+    def check_scripts(self) -> None:
+        """Scripts that run are exactly those whose digests the policy names, data are inert, and no handler is set."""
+        policy = next(attrs["content"] for tag, attrs in self.tags if tag == "meta" and "http-equiv" in attrs)
+        running = [text for kind, text in self.scripts if kind is None]
+        allowed = re.findall(r"'sha256-([^']+)'", str(policy))
+        assert [digest(text) for text in running] == allowed
+        assert "unsafe" not in str(policy).replace("style-src 'unsafe-inline'", "")
+        assert {kind for kind, _ in self.scripts} <= {None, "application/json"}
+        assert not [name for _, attrs in self.tags for name in attrs if name.startswith("on")]
 
 
 def parse_number(text: str) -> tuple[float, float]:
