@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 _GIB = 1 << 30
 _CELL_GROUPS = ("model", "engine", "base")
-_ENGINE_OF = {"gguf_q4_k_m": "llama_cpp", "load_eetq": "tgi"}
+_ENGINE_OF = {"gguf_q4_k_m": ("llama_cpp", "llama_cpp_gpu"), "load_eetq": ("tgi", "tgi")}
+"""Schemes that vLLM does not serve → the engine without, and with GPUs."""
 _LADDER = ("fp16", "fp8", "load_eetq", "int8", "awq", "gptq", "gguf_q4_k_m")
 """Schemes of the rules of thumb, the largest first."""
 
@@ -123,7 +124,7 @@ def _fit(scheme: str, for_cells: Sequence[str], hardware: Hardware) -> CellFit:
     from bench.plan.fit import fit_cells
     from bench.plan.plan import plan
 
-    engine = _ENGINE_OF.get(scheme, "vllm_gpu" if hardware.gpus else "vllm_cpu")
+    engine = _ENGINE_OF.get(scheme, ("vllm_cpu", "vllm_gpu"))[bool(hardware.gpus)]
     own = any(override.split("=", 1)[0] == "engine" for override in for_cells)
     made = plan([f"scheme={scheme}", *([] if own else [f"engine={engine}"]), *for_cells])
     return fit_cells(made.cells, hardware, cache=cache_dir(), ask_hub=True)[0]

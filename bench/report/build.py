@@ -49,10 +49,12 @@ def build_report(run_dirs: Sequence[Path], out: Path, config: ReportConfig, prog
     from bench.report.outputs import write_outputs
     from bench.report.page import render_page
     from bench.report.render import pictures
+    from bench.report.tracking import check, track
 
     report = progress or Progress()
     if out.exists() and not out.is_dir():
         raise UsageError(f"out={out} is a file; name a folder for the report")
+    check(config.tracking)
     results = load_results(run_dirs)
     report.say(f"analysing {len(results.cells)} cells")
     analysis = analyse(results, config)
@@ -69,6 +71,8 @@ def build_report(run_dirs: Sequence[Path], out: Path, config: ReportConfig, prog
     path = out / HTML
     write_atomic(path, render_page(analysis, answer, drawn).encode())
     report.say(f"wrote {path}")
+    for told in track(analysis, answer, out):
+        report.say(told)
     return path
 
 

@@ -157,6 +157,8 @@ def reader(quickstart: Quickstart) -> Iterator[Reader]:
                 "/path/to/python": str(build.python),
                 "http://127.0.0.1:8000": server.url,
                 "NAME": "truth",
+                "results/before": "results/quickstart",
+                "results/after": "results/quickstart",
             },
         )
 
