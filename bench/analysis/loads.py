@@ -75,23 +75,44 @@ def same_workload(load: Load, other: Load) -> bool:
     return dict(load.workload) == dict(other.workload) and load.config.get("workload") == other.config.get("workload")
 
 
+_KINDS = {
+    "closed": "closed loop",
+    "closed_stages": "closed loop in stages",
+    "stages": "arrivals in stages",
+    "trace": "a trace's arrivals",
+    "sweep": "the fastest rate of a sweep that was kept up with",
+}
+"""Scenario kinds in words; the others are arrivals of their name."""
+
+
+def _spreads(workload: Mapping[str, Any], name: str) -> bool:
+    """Whether lengths are drawn from a distribution."""
+    return text(mapping(workload.get(name)).get("distribution")) not in (None, "fixed")
+
+
 def describe(config: Mapping[str, Any], workload: Mapping[str, Any]) -> str:
     """A load in words, from what is recorded of it."""
     parts = []
     kind = text(config.get("kind"))
     concurrency, rate = number(config.get("concurrency")), number(config.get("rate_per_s"))
     if kind is not None:
-        parts.append(f"{kind} loop" if kind == "closed" else f"{kind} arrivals")
+        parts.append(_KINDS.get(kind, f"{kind} arrivals"))
     if concurrency is not None:
         parts.append(f"{concurrency:g} concurrent stream{'' if concurrency == 1 else 's'}")
     if rate is not None:
         parts.append(f"{rate:g} requests/s asked")
     requests = number(config.get("requests"))
-    if requests is not None:
+    if requests:
         parts.append(f"{requests:g} requests")
     tokens_in, tokens_out = number(workload.get("input_tokens")), number(workload.get("output_tokens"))
-    if tokens_in is not None and tokens_out is not None:
-        parts.append(f"{tokens_in:g} tokens in, {tokens_out:g} out")
+    if kind == "trace" and config.get("lengths") is True and workload.get("kind") == "synthetic":
+        parts.append("the trace's tokens in and out")
+    elif tokens_in is not None and tokens_out is not None:
+        spread = any(_spreads(workload, name) for name in ("input_lengths", "output_lengths"))
+        parts.append(f"{'about ' if spread else ''}{tokens_in:g} tokens in, {tokens_out:g} out")
+    turns = number(workload.get("turns"))
+    if turns is not None and turns > 1:
+        parts.append(f"sessions of {'about ' if _spreads(workload, 'turn_lengths') else ''}{turns:g} turns")
     return ", ".join(parts)
 
 

@@ -96,6 +96,9 @@ def load(arguments: argparse.Namespace) -> int:
     summary = run_load(config, display.progress())
     rows = [_metric_row(tag, metric) for tag, metric in summary["metrics"].items()]
     display.table("metric", ("metric", "unit", "value or p50", "p99", "n", "validity"), rows)
+    if "sweep" in summary:
+        steps = [_step_row(step) for step in summary["sweep"]["steps"]]
+        display.table("step", ("rate/s", "kept up", "req/s", "tokens/s", "ttft p50", "why not"), steps)
     for kind, count in summary["errors"].items():
         display.result(f"errors: {count} x {kind}", error=kind, count=count)
     display.result(f"recorded in {config.out}", out=str(config.out))
@@ -182,6 +185,13 @@ def _show_plan(plan: Plan, display: Display, *, served: bool) -> None:
 
 
 _QUALITY_COLUMNS = ("cell", "task", "metric", "value", "low", "high")
+
+
+def _step_row(step: dict[str, Any]) -> tuple[str, ...]:
+    """A step of a sweep."""
+    figures = (step["request_throughput"], step["output_throughput"], step["ttft"]["p50"])
+    kept_up = "yes" if step["kept_up"] else "no"
+    return number(step["rate_per_s"]), kept_up, *map(number, figures), ", ".join(step["why"])
 
 
 def _metric_row(tag: str, metric: dict[str, Any]) -> tuple[str, ...]:

@@ -99,6 +99,7 @@ def judge(config: SweepConfig, scenario: GammaConfig, summary: Mapping[str, Any]
         "output_throughput": metrics["output_throughput"]["value"],
         **{tag: {name: metrics[tag][name] for name in ("p50", "p99")} for tag in _SHOWN},
         "validity": summary["validity"],
+        "tokens": summary["tokens"],
     }
 
 
@@ -117,7 +118,7 @@ def _adopt(
     summary: dict[str, Any] = read_json(folder / "summary.json")
     manifest: dict[str, Any] = read_json(folder / "manifest.json")
     status = "partial" if partial else summary["status"]
-    summary |= {"scenario": name, "status": status, "sweep": told}
+    summary |= {"scenario": name, "status": status, "tokens": _all_tokens(told["steps"]), "sweep": told}
     for file in FILES:
         if file != "summary.json":
             shutil.copyfile(folder / file, out / file)
@@ -128,3 +129,12 @@ def _adopt(
     changed = {"name": name, "status": status, "scenario": dataclasses.asdict(config), "files": files}
     write_json(out / "manifest.json", manifest | changed | {"sweep": told})
     return summary
+
+
+def _all_tokens(steps: list[dict[str, Any]]) -> dict[str, dict[str, int | None]]:
+    """Tokens of all steps, by phase: what the server's own counters are held against."""
+    totals: dict[str, dict[str, int | None]] = {}
+    for phase, names in steps[0]["tokens"].items():
+        counts = {name: [step["tokens"][phase][name] for step in steps] for name in names}
+        totals[phase] = {name: None if None in values else sum(values) for name, values in counts.items()}
+    return totals

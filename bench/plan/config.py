@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
@@ -42,12 +43,17 @@ class RunConfig:
             raise ValueError(f"repeat={self.repeat} must be 0 or more")
 
     def scenario(self, name: str) -> tuple[ScenarioConfig, WorkloadConfig]:
-        """Scenario `name` and the workload it uses; raises UsageError when that workload is not there."""
+        """Scenario `name` and the workload it uses; raises UsageError when that workload or a file is not there."""
         scenario = expect(self.scenarios[name], ScenarioConfig, f"scenarios.{name}")
         if scenario.workload not in self.workloads:
             hint = nearest(scenario.workload, self.workloads)
             raise UsageError(f"scenarios.{name}.workload='{scenario.workload}' is not among the workloads; {hint}")
-        return scenario, expect(self.workloads[scenario.workload], WorkloadConfig, f"workloads.{scenario.workload}")
+        workload = expect(self.workloads[scenario.workload], WorkloadConfig, f"workloads.{scenario.workload}")
+        for config, where in ((scenario, f"scenarios.{name}"), (workload, f"workloads.{scenario.workload}")):
+            for field_name, path in config.files().items():
+                if not Path(path).expanduser().is_file():
+                    raise UsageError(f"{where}.{field_name}: there is no file {path}")
+        return scenario, workload
 
     def task(self, name: str) -> TaskConfig:
         """Task `name`."""

@@ -6,10 +6,11 @@ import re
 
 import pytest
 
-from bench.base.compose import compose, options
+import bench.load.workloads.config  # noqa: F401 - registers its kinds
+from bench.base.compose import compose
 from bench.base.errors import UsageError
 from bench.base.schema import identity
-from bench.load.arrivals.config import StagesConfig, TraceConfig
+from bench.load.arrivals.config import StagesConfig
 from bench.load.config import (
     Api,
     ClosedConfig,
@@ -19,10 +20,6 @@ from bench.load.config import (
     SyntheticConfig,
     TimeSource,
 )
-from bench.load.workloads.config import JsonlConfig
-
-#: What presets of files leave open.
-OPEN = {"trace": ["scenario.path=x.csv"], "jsonl": ["workload.path=x"], "sharegpt": ["workload.path=x"]}
 
 ENDPOINT = ["endpoint.url=http://127.0.0.1:8000", "endpoint.model=NAME", "out=DIR"]
 
@@ -55,15 +52,6 @@ def test_open_loop_and_enums_compose() -> None:
     assert config.scenario.time_source is TimeSource.user
     assert config.workload.api is Api.chat
     assert config.workload.extra == {"cache_prompt": False}
-
-
-def test_every_preset_composes() -> None:
-    TraceConfig(path="x")  # its room registers the kinds
-    JsonlConfig(path="x")
-    for group in ("scenario", "workload"):
-        for name in options(group):
-            config = compose("load", [*ENDPOINT, f"{group}={name}", *OPEN.get(name, [])], LoadRunConfig)
-            assert getattr(config, group).kind
 
 
 def test_stages_and_lengths_compose() -> None:

@@ -35,6 +35,7 @@ def endpoint(capacity: float, **more: Any) -> Callable[[ScenarioConfig, Path, st
                 for tag in ("request_throughput", "output_throughput")
             },
             "validity": ["backlog_growing"] if behind else [],
+            "tokens": {"main": {"output_tokens": scenario.requests, "cached_tokens": None}},
             "window": {"start_ns": 0, "end_ns": 1, "requests_in_flight": 1},
         } | more
         (folder / "requests.parquet").write_text(str(scenario.rate_per_s))
@@ -69,6 +70,7 @@ def test_it_ends_behind_the_capacity_and_shows_the_last_step_that_kept_up(tmp_pa
     ]
     assert (summary["sweep"]["kept_up_per_s"], summary["sweep"]["saturated_per_s"]) == (8.0, 16.0)
     assert summary["metrics"]["ttft"]["p50"] == 8.0
+    assert summary["tokens"] == {"main": {"output_tokens": 30 + 40 + 80 + 160, "cached_tokens": None}}
     assert (tmp_path / "requests.parquet").read_text() == "8.0"
     assert read_json(tmp_path / "summary.json") == summary
     manifest = read_json(tmp_path / "manifest.json")

@@ -17,7 +17,13 @@ from bench.toolchains.config import load_toolchain_config
 register_all()
 SHIPPED = sorted(path.relative_to(conf_dir()) for path in conf_dir().rglob("*.yaml"))
 #: A value where a YAML leaves one open on purpose.
-OPEN = {"model/local": ["model.path=model.gguf"], "model/hub": ["model.repo=org/name"]}
+OPEN = {
+    "model/local": ["model.path=model.gguf"],
+    "model/hub": ["model.repo=org/name"],
+    "scenario/trace": ["scenario.path=trace.csv"],
+    "workload/jsonl": ["workload.path=prompts.jsonl"],
+    "workload/sharegpt": ["workload.path=sharegpt.json"],
+}
 LOAD = ["endpoint.url=http://127.0.0.1:1", "endpoint.model=m", "out=out"]
 ROOTS = {"run", "plan", "load", "report", "fit"}
 
@@ -33,7 +39,7 @@ def test_every_shipped_yaml_composes(path: Path) -> None:
     elif group == "toolchain":
         assert load_toolchain_config(name).name == name
     elif group in ("endpoint", "scenario", "workload"):
-        compose("load", [f"{group}={name}", *LOAD], LoadRunConfig)
+        compose("load", [f"{group}={name}", *LOAD, *OPEN.get(f"{group}/{name}", [])], LoadRunConfig)
     elif group == "price":
         assert compose("report", [f"price={name}"], ReportConfig).price.source
     elif group == "hardware":

@@ -95,6 +95,10 @@ def test_a_product_cell_that_does_not_compose_is_unsupported_with_its_reason(con
         ("product:\n  - [scheme=gguf_q98, scheme=gguf_q99]", "scheme 'gguf_q98' is unknown"),
         ("product:\n  - [scheme=gguf_f16]\nexclude: [scheme=gguf_f16]", "has no cells left"),
         ("base: ['+scenario@scenarios.a=closed']", "scenarios.a.workload='default' is not among the workloads"),
+        (
+            "base: ['+workload@workloads.default=synthetic +scenario@scenarios.a=trace scenarios.a.path=gone.csv']",
+            "scenarios.a.path: there is no file gone.csv",
+        ),
     ],
 )
 def test_what_was_written_explicitly_is_a_usage_error(config_dir: Path, body: str, message: str) -> None:
