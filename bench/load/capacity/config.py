@@ -17,8 +17,8 @@ class EffortConfig:
     (or divided by it) until it no longer holds (holds), inside `lowest` to `highest`; then the bracket is halved on a
     log scale until its ends are within `tolerance` of each other, and both ends are probed `repeats` times.
 
-    A probe has `requests` of them (0: as many as the objective's percentile needs), and in an open loop lasts
-    `probe_s` at least. After `max_probes` probes or `budget_s` seconds the search ends with what it knows.
+    Of a probe `requests` are measured at least (0: as many as the objective's percentile needs), and in an open loop it
+    lasts `probe_s` at least. After `max_probes` probes or `budget_s` seconds the search ends with what it knows.
     """
 
     start: float = 1.0

@@ -35,6 +35,7 @@ _ASKED, _PROBES, _ANSWER = "asked.json", "probes.jsonl", "search.json"
 _OWN = (_ASKED, _PROBES, _ANSWER, "probes", ".lock")
 _VALUES_PER_TAIL = 10
 """A percentile needs so many values beyond it (`bench.load.statistics.percentile`)."""
+_FEWEST = 50
 _ROOM = 1.6
 """So many times the requests that a percentile needs are sent: some are left out at the start."""
 _WAVES = 5
@@ -70,14 +71,21 @@ class Level:
         """Whether levels are whole numbers."""
         return isinstance(self.scenario, ClosedConfig)
 
+    @property
+    def needed(self) -> int:
+        """How many requests must be left of a probe for its percentile."""
+        if self.slo.percentile <= 50:
+            return _FEWEST
+        return round(_VALUES_PER_TAIL / (1 - self.slo.percentile / 100))
+
     def at(self, level: float) -> ScenarioConfig:
         """The scenario of a probe."""
-        needed = math.ceil(_VALUES_PER_TAIL / (1 - self.slo.percentile / 100)) if self.slo.percentile > 50 else 50
+        measured = self.effort.requests or self.needed
         if isinstance(self.scenario, ClosedConfig):
             users = round(level)
-            requests = self.effort.requests or max(needed, _WAVES * users) + (self.scenario.drop_waves + 1) * users
+            requests = max(measured, _WAVES * users) + (self.scenario.drop_waves + 1) * users
             return dataclasses.replace(self.scenario, concurrency=users, requests=requests)
-        requests = self.effort.requests or max(math.ceil(needed * _ROOM), math.ceil(level * self.effort.probe_s))
+        requests = max(math.ceil(measured * _ROOM), math.ceil(level * self.effort.probe_s))
         changed: Any = {"rate_per_s": level, "requests": requests}
         return dataclasses.replace(self.scenario, **changed)
 
@@ -157,6 +165,12 @@ def _refuse_unsearchable(config: SearchRunConfig) -> None:
         )
     if not config.slo.given:
         raise UsageError("slo: say what the load must hold, such as slo.ttft_ms=500 slo.tpot_ms=50")
+    needed = Level(scenario=config.scenario, effort=config.search, slo=config.slo).needed
+    if 0 < config.search.requests < needed:
+        raise UsageError(
+            f"search.requests={config.search.requests}: p{config.slo.percentile:g} needs {needed} at least; "
+            "leave it 0 for as many as are needed"
+        )
 
 
 def _probe(
