@@ -66,7 +66,11 @@ def read(cell: Cell, kind: str, name: str, tag: str, statistic: str | None = Non
 def no_statistic(metric: Metric, statistic: str) -> str:
     """Why a metric that was recorded lacks a statistic."""
     if metric.n is not None and statistic.startswith("p"):
-        return f"{metric.n:.0f} values are too few for {statistic}"
+        return (
+            f"{metric.n:.0f} values are too few for {statistic}"
+            if metric.n < 1000
+            else f"too few requests for {statistic}"
+        )
     return f"{metric.tag} has no {statistic}"
 
 

@@ -99,6 +99,9 @@ def load(arguments: argparse.Namespace) -> int:
     if "sweep" in summary:
         steps = [_step_row(step) for step in summary["sweep"]["steps"]]
         display.table("step", ("rate/s", "kept up", "req/s", "tokens/s", "ttft p50", "why not"), steps)
+    if summary.get("slo"):
+        said = {True: "held", False: "not held", None: "unknown, a figure is missing"}[summary["slo"]["held"]]
+        display.result(f"objective ({config.slo.describe()}): {said}", slo=summary["slo"])
     for kind, count in summary["errors"].items():
         display.result(f"errors: {count} x {kind}", error=kind, count=count)
     display.result(f"recorded in {config.out}", out=str(config.out))
