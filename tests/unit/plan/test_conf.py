@@ -42,6 +42,10 @@ def test_every_shipped_yaml_composes(path: Path) -> None:
         compose("load", [f"{group}={name}", *LOAD, *OPEN.get(f"{group}/{name}", [])], LoadRunConfig)
     elif group == "price":
         assert compose("report", [f"price={name}"], ReportConfig).price.source
+    elif group == "api_price":
+        api = compose("report", [f"+api_price@api={name}"], ReportConfig).api
+        assert api is not None
+        assert api.source
     elif group == "hardware":
         hardware = compose("fit", [f"hardware={name}"], FitConfig).hardware
         assert hardware.detected or (hardware.source and hardware.as_of)
