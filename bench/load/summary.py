@@ -9,6 +9,7 @@ import numpy as np
 
 from bench.base.clock import NS_PER_MS
 from bench.base.validity import Reason
+from bench.load.by_stage import by_stage
 from bench.load.config import ScenarioConfig, WorkloadConfig
 from bench.load.metrics import METRICS, scalar
 from bench.load.outcome import Status
@@ -60,6 +61,7 @@ def summarise(
         "requests": _requests(table, scenario),
         "tokens": {phase: _tokens(table, phase) for phase in ("main", "warmup")},
         "window": sample.window.describe() | {"asked_drop_waves": scenario.drop_waves},
+        "stages": by_stage(sample, scenario, repeat=int(run.get("repeat", 0))),
         "start_up": _start_up(sample),
         "own_error": own_error,
         "output_check": _output_check(table, workload),

@@ -20,6 +20,8 @@ from bisect import bisect_left
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bench.base.clock import NS_PER_MS
 from bench.base.files import write_json
 from bench.load.client import Client, Deadlines
@@ -52,8 +54,9 @@ class _Plan:
 
     def first_turns(self, *, main: bool) -> tuple[array[int], array[int]]:
         """Slots and offsets of the requests that do not follow from another one."""
-        chosen = self._rows[(self._rows["main"] == main) & (self._rows["turn"] == 0)]
-        return array("I", chosen["slot"].tobytes()), array("q", chosen["offset_ns"].tobytes())
+        chosen = np.flatnonzero((self._rows["main"] == main) & (self._rows["turn"] == 0))
+        slots, offsets_ns = self._rows["slot"][chosen], self._rows["offset_ns"][chosen]
+        return array("I", slots.tobytes()), array("q", offsets_ns.tobytes())
 
     def following(self) -> dict[int, int]:
         """The slot of the next turn, by slot."""

@@ -81,6 +81,9 @@ def test_open_loops_leave_as_drawn_and_are_merged_by_time(
     assert (np.diff(scheduled) >= 0).all()
     assert (scheduled - scheduled[0]).tolist() == (offsets - offsets[0]).tolist()
     assert [row["worker"] for row in rows] == [number % workers for number in range(len(rows))]
+    if isinstance(scenario, StagesConfig):
+        counts = [int((offsets < 0.8e9).sum()), int((offsets >= 0.8e9).sum())]
+        assert [stage["requests"] for stage in summary["stages"]] == counts
 
 
 def test_every_closed_split_asks_the_same_prompts_and_thinks_the_same(truth: TruthServer, tmp_path: Path) -> None:
@@ -126,6 +129,12 @@ def test_users_come_by_stages(truth: TruthServer, tmp_path: Path) -> None:
     early = [row for row in rows if row["scheduled_ns"] < start + 400_000_000]
     assert (most_at_once(early), most_at_once(rows)) == (1, 4)
     assert max(row["scheduled_ns"] for row in rows) < start + 850_000_000
+    one, four = summary["stages"]
+    assert (one["level"], four["level"]) == (1.0, 4.0)
+    assert one["requests"] + four["requests"] == len(rows)
+    assert 0.3 < one["in_flight_mean"] <= 1.0 < four["in_flight_mean"] <= 4.1
+    assert one["ttft"]["n"] == one["requests"]
+    assert one["request_throughput"] < four["request_throughput"]
     assert summary["requests"]["failed"] == 0
 
 
