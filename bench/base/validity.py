@@ -69,6 +69,14 @@ class Reason(StrEnum):
         "unpacked_weights",
         "Weights were unpacked, because this processor has no kernel for them: measure speed and memory elsewhere.",
     )
+    TOKENIZERS_DIFFER = (
+        "tokenizers_differ",
+        "Variant and baseline cut the text into other tokens: give both the same tokenizer, then score again.",
+    )
+    TOKENS_NOT_TOLD = (
+        "tokens_not_told",
+        "The server does not tell how likely some tokens are: ask another engine, or raise task.top where it can.",
+    )
     MIXED_VALUES = ("mixed_values", "Values that should be one differ between parts of the run: see the manifest.")
 
 

@@ -21,12 +21,20 @@ Body = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What is asked in one request: the prompt as ids or as text, and `chosen` ids or the `top` of the next token."""
+    """What is asked in one request: the prompt as ids or as text, and `chosen` ids or the `top` of the next token.
+
+    `prompt_top`: at every place of the prompt so many of the likeliest tokens beside the prompt's own. `generate`: so
+    many tokens, one after the other. `reuse`: whether what the server has computed of the same beginning may be used
+    again.
+    """
 
     model: str
     prompt: Sequence[int] | str
     chosen: Sequence[int] = ()
     top: int = 0
+    prompt_top: int = 0
+    generate: int = 1
+    reuse: bool = False
 
 
 class LogprobRoute:
@@ -42,6 +50,23 @@ class LogprobRoute:
     chosen = False
     most = 0
     token_ids = True
+    tokenizer = "/tokenize"
+
+    def tokenize_body(self, asked_model: str, text: str, *, special: bool) -> Body:
+        """The request for a text's ids; `special`: with the BOS that the model puts before a prompt, if it does."""
+        return {"model": asked_model, "prompt": text, "add_special_tokens": special}
+
+    def tokens(self, answer: Any) -> list[int]:
+        """A text's ids."""
+        return [int(token) for token in answer["tokens"]]
+
+    def prompt_tops(self, answer: Any) -> list[Mapping[int, float]]:
+        """Of every prompt token but the first and of the likeliest in its place, by id."""
+        raise KeyError("prompt_tops")
+
+    def generated(self, answer: Any) -> list[tuple[int, float]]:
+        """Each generated token's id and its log-probability when it was chosen."""
+        raise KeyError("generated")
 
     def body(self, asked: Asked) -> Body:
         """The request."""
@@ -82,11 +107,24 @@ class VllmCompletions(LogprobRoute):
     def body(self, asked: Asked) -> Body:
         """Tokens come back as `token_id:NUMBER`."""
         prompt = asked.prompt if isinstance(asked.prompt, str) else list(asked.prompt)
-        body: Body = {"model": asked.model, "prompt": prompt, "max_tokens": 1, "temperature": 0}
+        body: Body = {"model": asked.model, "prompt": prompt, "max_tokens": asked.generate, "temperature": 0}
         body["return_tokens_as_token_ids"] = True
+        if asked.generate > 1:
+            body["ignore_eos"] = True
         if asked.chosen:
             return {**body, "logprobs": 1, "logprob_token_ids": list(asked.chosen)}
-        return {**body, "logprobs": asked.top} if asked.top else {**body, "prompt_logprobs": 0}
+        return {**body, "logprobs": asked.top} if asked.top else {**body, "prompt_logprobs": asked.prompt_top}
+
+    def prompt_tops(self, answer: Any) -> list[Mapping[int, float]]:
+        """A mapping by id for each token but the first, its own entry among them."""
+        entries = answer["choices"][0]["prompt_logprobs"][1:]
+        return [{int(token): told["logprob"] for token, told in entry.items()} for entry in entries]
+
+    def generated(self, answer: Any) -> list[tuple[int, float]]:
+        """Tokens as `token_id:NUMBER` beside their log-probabilities."""
+        told = answer["choices"][0]["logprobs"]
+        pairs = zip(told["tokens"], told["token_logprobs"], strict=True)
+        return [(int(token.removeprefix("token_id:")), logprob) for token, logprob in pairs]
 
     def prompt_logprobs(self, answer: Any) -> list[float]:
         """A list with nothing for the first token, and one entry, the token's own, for each further one."""
@@ -105,9 +143,20 @@ class LlamaServerCompletion(LogprobRoute):
     most = 1 << 20
 
     def body(self, asked: Asked) -> Body:
-        """Probabilities before sampling; prompts are not cached, so that they are computed alike."""
+        """Probabilities before sampling; prompts are not cached unless asked, so that they are computed alike."""
         prompt = asked.prompt if isinstance(asked.prompt, str) else list(asked.prompt)
-        return {"prompt": prompt, "n_predict": 1, "temperature": 0, "n_probs": asked.top, "cache_prompt": False}
+        body: Body = {"prompt": prompt, "n_predict": asked.generate, "temperature": 0, "n_probs": max(1, asked.top)}
+        if asked.generate > 1:
+            body["ignore_eos"] = True
+        return {**body, "cache_prompt": asked.reuse}
+
+    def tokenize_body(self, asked_model: str, text: str, *, special: bool) -> Body:
+        """`add_special`: a BOS where the vocabulary adds one. Special tokens are parsed with it, as in a prompt."""
+        return {"content": text, "add_special": special, "parse_special": special}
+
+    def generated(self, answer: Any) -> list[tuple[int, float]]:
+        """One entry a token."""
+        return [(entry["id"], entry["logprob"]) for entry in answer["completion_probabilities"]]
 
     def next_logprobs(self, answer: Any) -> Mapping[int | str, float]:
         """By id."""
@@ -125,10 +174,25 @@ class SglangGenerate(LogprobRoute):
     def body(self, asked: Asked) -> Body:
         """`logprob_start_len` 0: of the whole prompt."""
         prompt = {"text": asked.prompt} if isinstance(asked.prompt, str) else {"input_ids": list(asked.prompt)}
-        body: Body = {**prompt, "sampling_params": {"max_new_tokens": 1, "temperature": 0}, "return_logprob": True}
+        sampling: Body = {"max_new_tokens": asked.generate, "temperature": 0}
+        if asked.generate > 1:
+            sampling["ignore_eos"] = True
+        body: Body = {**prompt, "sampling_params": sampling, "return_logprob": True}
         if asked.chosen:
             return {**body, "token_ids_logprob": list(asked.chosen)}
+        if asked.prompt_top:
+            return {**body, "logprob_start_len": 0, "top_logprobs_num": asked.prompt_top}
         return {**body, "top_logprobs_num": asked.top} if asked.top else {**body, "logprob_start_len": 0}
+
+    def prompt_tops(self, answer: Any) -> list[Mapping[int, float]]:
+        """The likeliest of each place, and the prompt's own token."""
+        told = answer["meta_info"]
+        pairs = zip(told["input_token_logprobs"][1:], told["input_top_logprobs"][1:], strict=True)
+        return [{**{entry[1]: entry[0] for entry in top or ()}, own[1]: own[0]} for own, top in pairs]
+
+    def generated(self, answer: Any) -> list[tuple[int, float]]:
+        """Entries as for the prompt."""
+        return [(entry[1], entry[0]) for entry in answer["meta_info"]["output_token_logprobs"]]
 
     def prompt_logprobs(self, answer: Any) -> list[float]:
         """Entries are (log-probability, id, text); the first token's is empty."""

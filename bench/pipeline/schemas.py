@@ -15,6 +15,7 @@ _MODULES = (
     "bench.plan.fit",
     "bench.quality.config",
     "bench.quality.generation.config",
+    "bench.quality.served.config",
     "bench.toolchains.config",
     "quantize.models",
 )

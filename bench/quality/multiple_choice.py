@@ -91,16 +91,19 @@ def graded(logprobs: NDArray[np.float64], right: NDArray[np.int64]) -> Answers:
 
 
 def accuracy_metrics(
-    correct: NDArray[np.bool_], names: NDArray[np.str_], found: Sequence[str]
+    correct: NDArray[np.bool_], names: NDArray[np.str_], found: Sequence[str], *, complete: bool = True
 ) -> dict[str, dict[str, Any]]:
-    """accuracy_micro: share of all questions; accuracy_macro: mean of the subjects' shares. Null when not finite."""
+    """accuracy_micro: share of all questions; accuracy_macro: mean of the subjects' shares.
+
+    Null when not finite, or not all questions were answered.
+    """
     shares, totals = [], []
     for name in dict.fromkeys(names.tolist()):
         own = correct[np.asarray(names == name)]
         shares.append(float(own.mean()))
         totals.append(len(own))
     hits, total = int(correct.sum()), len(correct)
-    broken = Reason.NON_FINITE.value in found
+    broken = Reason.NON_FINITE.value in found or not complete
     macro = None if broken else float(np.mean(shares))
     return {
         "accuracy_micro": value_metric(
@@ -210,12 +213,13 @@ def _items(
         "subject": names,
         "question": np.array([question.number for question in questions], dtype=np.int32),
         "answer": np.array([question.answer for question in questions]),
-        **_answer_columns("", own),
+        **answer_columns("", own),
     }
-    return columns if base is None else columns | _answer_columns("base_", base)
+    return columns if base is None else columns | answer_columns("base_", base)
 
 
-def _answer_columns(before: str, answers: Answers) -> dict[str, NDArray[Any]]:
+def answer_columns(before: str, answers: Answers) -> dict[str, NDArray[Any]]:
+    """Columns of items: what was picked, whether it is right, and how likely each letter was."""
     letters = np.array([*LETTERS, None], dtype=object)
     correct = answers.correct.astype(object)
     correct[answers.picked < 0] = None

@@ -79,7 +79,7 @@ def test_shipped_and_real_questions_against_a_baseline(tmp_path: Path) -> None:
     assert (np.exp(items[[f"logprob_{letter}" for letter in "ABCD"]]).sum(axis=1) > 0.5).all(), "letters are expected"
     assert np.abs(items["logprob_A"] - items["base_logprob_A"]).max() < 1.0
     assert summary["metrics"]["accuracy_micro"]["value"] == items["correct"].mean()
-    assert len(list((tmp_path / "cache" / "answers").iterdir())) == 1
+    assert len(list((tmp_path / "cache" / "answers").iterdir())) == 2
     again = measured(SMALL, tmp_path / "again", tmp_path / "cache")
     assert again["metrics"]["base_accuracy_micro"] == summary["metrics"]["base_accuracy_micro"]
 
