@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench.analysis import formatting as fmt
 from bench.analysis.config import Priority, ReportConfig
-from bench.analysis.economics import accuracy_tag
+from bench.analysis.economics import accuracy_tags
 from bench.analysis.estimate import Estimate
 from bench.analysis.pareto import Axis, Frontier, frontier
 from bench.analysis.readings import Reading, absent, read
@@ -112,10 +112,10 @@ def accuracy_loss(task: str) -> Axis:
 
     def lost(candidate: Candidate) -> Reading:
         measured = candidate.cell.tasks.get(task)
-        tag = None if measured is None else accuracy_tag(measured)
-        if tag is None:
+        tags = None if measured is None else accuracy_tags(measured)
+        if tags is None:
             return absent(candidate.cell, task, "accuracy_change", f"{task} was not measured")
-        change = read(candidate.cell, "tasks", task, f"{tag}_change")
+        change = read(candidate.cell, "tasks", task, tags[1])
         if change.estimate is None:
             return change
         turned = Estimate(
@@ -130,7 +130,7 @@ def accuracy_loss(task: str) -> Axis:
 
 def loss_axis(candidates: Sequence[Candidate]) -> Axis:
     """The loss that most variants have: the change of perplexity, else accuracy in a task, else divergence."""
-    tasks = dict.fromkeys(name for each in candidates for name, task in each.cell.tasks.items() if accuracy_tag(task))
+    tasks = dict.fromkeys(name for each in candidates for name, task in each.cell.tasks.items() if accuracy_tags(task))
     axes = [LOSS, *(accuracy_loss(name) for name in tasks), DIVERGENCE]
     usable = [sum(axis.read(candidate).usable for candidate in candidates) for axis in axes]
     return axes[usable.index(max(usable))]

@@ -13,6 +13,7 @@ from typing import Any
 
 from bench.analysis.comparability import Facet, differences
 from bench.analysis.config import MarginConfig
+from bench.analysis.economics import accuracy_tags
 from bench.analysis.estimate import Estimate, Verdict, judge, ratio
 from bench.analysis.items import Paired, paired_tasks
 from bench.analysis.readings import Reading, read
@@ -287,12 +288,12 @@ def _scores(own: Cell, other: Cell, paired: Mapping[str, Paired], margins: Margi
     for name in own.tasks:
         if name in paired or name not in other.tasks:
             continue
-        for tag, higher, absolute in (("perplexity", False, False), ("accuracy_micro", True, True)):
+        accuracy = accuracy_tags(own.tasks[name]) or ("accuracy_micro", "")
+        for tag, higher, absolute in (("perplexity", False, False), (accuracy[0], True, True)):
             if tag in own.tasks[name].metrics and tag in other.tasks[name].metrics:
                 figure = ("task", read(own, "tasks", name, tag), read(other, "tasks", name, tag))
-                yield _independent(
-                    own, figure, higher_is_better=higher, margin=margins.perplexity, basis=SINGLE, absolute=absolute
-                )
+                margin = margins.accuracy if absolute else margins.perplexity
+                yield _independent(own, figure, higher_is_better=higher, margin=margin, basis=SINGLE, absolute=absolute)
 
 
 def _exact(own: Cell, other: Cell) -> Iterator[Change]:

@@ -10,7 +10,7 @@ from bench.analysis import formatting as fmt
 from bench.analysis.axes import memory_reading
 from bench.analysis.candidates import Candidate
 from bench.analysis.config import ReportConfig
-from bench.analysis.economics import accuracy_tag
+from bench.analysis.economics import accuracy_tags
 from bench.analysis.prices import hardware_name, words
 from bench.analysis.readings import read
 from bench.analysis.service import Held
@@ -78,7 +78,8 @@ def _floor(candidate: Candidate, config: ReportConfig) -> list[Check]:
         return []
     found, label = [], candidate.cell.label
     for task in candidate.cell.tasks.values():
-        tag = accuracy_tag(task) or next((name for name in task.metrics if name in QUESTIONS), None)
+        tags = accuracy_tags(task)
+        tag = tags[0] if tags is not None else next((name for name in task.metrics if name in QUESTIONS), None)
         if tag is None:
             continue
         reading = read(candidate.cell, "tasks", task.name, tag)

@@ -24,11 +24,13 @@ LENGTH = "output_tokens_mean"
 COST_PER_CORRECT = "cost_per_correct_answer"
 
 
-def accuracy_tag(task: Measurement) -> str | None:
-    """The task's share of right answers: the one whose change against the baseline it gives too."""
-    return next(
-        (tag for tag in task.metrics if f"{tag}_change" in task.metrics and f"base_{tag}" in task.metrics), None
-    )
+def accuracy_tags(task: Measurement) -> tuple[str, str] | None:
+    """The task's share of right answers and its change against the baseline; None for a task without.
+
+    Tasks name the change `TAG_change`; multiple choice that of `accuracy_micro` `accuracy_change`.
+    """
+    known = [("accuracy_micro", "accuracy_change"), *((tag, f"{tag}_change") for tag in task.metrics)]
+    return next(((tag, change) for tag, change in known if tag in task.metrics and change in task.metrics), None)
 
 
 def correct_costs(cell: Cell, per_input: Reading, per_output: Reading) -> tuple[Reading, ...]:
@@ -46,10 +48,10 @@ def correct_costs(cell: Cell, per_input: Reading, per_output: Reading) -> tuple[
 
 
 def _correct_cost(cell: Cell, task: Measurement, per_input: Reading, per_output: Reading) -> Reading | None:
-    tag = accuracy_tag(task)
-    if tag is None:
+    tags = accuracy_tags(task)
+    if tags is None:
         return None
-    share, length = read(cell, "tasks", task.name, tag), read(cell, "tasks", task.name, LENGTH)
+    share, length = read(cell, "tasks", task.name, tags[0]), read(cell, "tasks", task.name, LENGTH)
     unit = per_output.unit.replace("/Mtok", "/correct answer")
     blank = dataclasses.replace(share, tag=COST_PER_CORRECT, unit=unit, estimate=None)
     parts = (share, length, per_input, per_output)
