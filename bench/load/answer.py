@@ -9,7 +9,7 @@ from typing import Any
 import httptools
 import orjson
 
-from bench.load.dialect import Carried, carried, count, error_text
+from bench.load.dialect import Carried, as_openai, carried, count, error_text
 from bench.load.outcome import End, ErrorKind, Status
 from bench.load.sse import Event, SseSplitter
 
@@ -46,9 +46,9 @@ class EventLog:
 class Answer:
     """Takes the reads of one exchange in order; `finish` says how it ended.
 
-    A stream repeats itself: most reads are one HTTP chunk with one event that differs from an earlier one in its text
-    alone. From an event that was parsed, what stands before and behind its text is kept; a read that begins and ends
-    so, with plain text between, needs no parser to be understood. Everything else goes through httptools and orjson.
+    A stream repeats itself: most HTTP chunks are one event that differs from an earlier one in its text alone. From an
+    event that was parsed, what stands before and behind its text is kept; a chunk that begins and ends so, with plain
+    text between, needs no parser to be understood. Everything else goes through httptools and orjson.
     """
 
     def __init__(self, slot: int, log: EventLog) -> None:
@@ -100,26 +100,37 @@ class Answer:
         """The bytes of one read and when they came."""
         self.last_kernel_ns = kernel_ns
         self.last_user_ns = user_ns
-        before = self._before
+        events, before, position = self.events, self._before, 0
         if before:
-            start = data.find(b"\n", 1, 8) + 1
-            behind = self._behind
-            if data.startswith(before, start) and data.endswith(behind):
-                length = len(data)
-                size = length - start - 2
-                if data.startswith(b"%x\r\n" % size) and _PLAIN(data, start + len(before), length - len(behind)):
-                    self.events += 1
-                    self.token_reads += 1
-                    self.reasoning_events += self._reasons
-                    self._usage_runs_along = False
-                    self._patience = 1
-                    self.last_token = (kernel_ns, user_ns)
-                    self._add((self.slot, kernel_ns, user_ns, size, -1))
-                    return
-        self._feed_parsers(data)
+            behind, skipped, cut, length = self._behind, len(before), len(self._behind), len(data)
+            while True:  # a chunk a round, mostly the only one
+                start = data.find(b"\n", position + 1, position + 8) + 1
+                size = data[position : start - 2]
+                if not data.startswith(before, start) or not size.isalnum():
+                    break
+                body = int(size, 16)
+                end = start + body + 2
+                if not data.endswith(behind, start, end) or not _PLAIN(data, start + skipped, end - cut):
+                    break
+                self.events += 1
+                self._add((self.slot, kernel_ns, user_ns, body, -1))
+                position = end
+                if end == length:
+                    break
+            if position:
+                self.reasoning_events += self._reasons * (self.events - events)
+                self._usage_runs_along = False
+                self._patience = 1
+                self.last_token = (kernel_ns, user_ns)
+        if not position:
+            self._feed_parsers(data)
+        elif position < len(data):
+            self._feed_parsers(data[position:])
+        if self.events > events:
+            self.token_reads += 1
+            self.coalesced_reads += self.events > events + 1
 
     def _feed_parsers(self, data: bytes) -> None:
-        before = self.events
         self._before = b""
         if self._whole:
             return
@@ -129,9 +140,6 @@ class Answer:
             self._between_chunks = False
             if not self._whole:
                 self._blame(ErrorKind.bad_http, str(error))
-        if self.events > before:
-            self.token_reads += 1
-            self.coalesced_reads += self.events > before + 1
         if self._learnt and self._between_chunks and self._splitter.idle:
             self._before = self._learnt
 
@@ -192,6 +200,7 @@ class Answer:
         elif kind == b"error" or value.get("error") is not None:
             self._blame(ErrorKind.stream_error, error_text(value))
         else:
+            value = as_openai(value)
             usage = value.get("usage")
             total = self._usage(usage) if isinstance(usage, dict) else None
             if value.get("choices"):

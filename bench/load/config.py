@@ -22,10 +22,11 @@ class TimeSource(StrEnum):
 
 
 class Api(StrEnum):
-    """Which OpenAI route is asked: `/v1/completions` or `/v1/chat/completions`."""
+    """Which route is asked: OpenAI's `/v1/completions` or `/v1/chat/completions`, or llama.cpp's own `/completion`."""
 
     completions = "completions"
     chat = "chat"
+    llama_cpp = "llama_cpp"
 
 
 class ThinkTime(StrEnum):

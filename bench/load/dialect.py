@@ -1,4 +1,7 @@
-"""What a parsed event says, in the dialects of the field: OpenAI's completions and chat, with their extensions."""
+"""What a parsed event says, in the dialects of the field: OpenAI's completions and chat, with their extensions.
+
+Another protocol is brought into that form by a function like `as_openai`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,28 @@ from typing import Any, NamedTuple
 
 _ANSWER_DELTAS = ("content", "refusal")
 _REASONING_DELTAS = ("reasoning_content", "reasoning")
+
+
+def as_openai(value: dict[str, Any]) -> dict[str, Any]:
+    """An event of llama.cpp's own route, told by its keys, as OpenAI's completions would have it; others as they are.
+
+    Its counts run along, and it says the ids of an event's tokens.
+    """
+    if "choices" in value or "content" not in value or "stop" not in value:
+        return value
+    finish = None
+    if value["stop"]:
+        finish = "length" if value.get("stop_type") == "limit" else "stop"
+    timings = value.get("timings")
+    cached = timings.get("cache_n") if isinstance(timings, dict) else None
+    return {
+        "choices": [{"text": value["content"], "finish_reason": finish, "token_ids": value.get("tokens")}],
+        "usage": {
+            "prompt_tokens": value.get("tokens_evaluated"),
+            "completion_tokens": value.get("tokens_predicted"),
+            "prompt_tokens_details": {"cached_tokens": cached},
+        },
+    }
 
 
 class Carried(NamedTuple):

@@ -1,4 +1,4 @@
-"""Request bodies of the OpenAI routes, and the head that goes before them."""
+"""Routes and request bodies of the protocols, and the head that goes before them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from typing import Any, NamedTuple
 from bench.load.config import Api, WorkloadConfig
 from bench.load.workloads.draft import Draft
 
-ROUTES = {Api.completions: "/v1/completions", Api.chat: "/v1/chat/completions"}
+ROUTES = {
+    Api.completions: "/v1/completions",
+    Api.chat: "/v1/chat/completions",
+    Api.llama_cpp: "/completion",
+}
 
 BETWEEN_TURNS = "\\n\\n"
 """What goes between the turns of a session in a completion's prompt, as it stands in JSON."""
@@ -53,13 +57,11 @@ def spoken(api: Api, own: bytes, answer: str) -> bytes:
 
 
 def _keys(workload: WorkloadConfig, model: str, draft: Draft) -> dict[str, Any]:
-    keys: dict[str, Any] = {
-        "model": model,
-        "max_tokens": draft.output_tokens,
-        "temperature": workload.temperature,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
+    keys: dict[str, Any] = {"model": model, "temperature": workload.temperature, "stream": True}
+    if workload.api is Api.llama_cpp:
+        keys |= {"n_predict": draft.output_tokens, "return_tokens": True}
+    else:
+        keys |= {"max_tokens": draft.output_tokens, "stream_options": {"include_usage": True}}
     if workload.ignore_eos:
         keys["ignore_eos"] = True
     sampling = {name: getattr(workload, name) for name in ("top_p", "top_k", "min_p")}

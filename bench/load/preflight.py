@@ -55,7 +55,7 @@ def token_counter(client: httpx.Client, target: Target, api: Api) -> TokenCounte
 
     Completions: tokens of the whole prompt, special ones included. Chat: of the message alone.
     """
-    special = api is Api.completions
+    special = api is not Api.chat
     dialects = (
         lambda text: {"content": text, "add_special": special},
         lambda text: {"model": target.model, "prompt": text, "add_special_tokens": special},

@@ -17,6 +17,7 @@ import httptools
 import orjson
 
 from bench.load.config import Api
+from bench.load.dialect import as_openai
 from bench.load.outcome import End
 from bench.load.payload import spoken
 from bench.load.sse import SseSplitter
@@ -99,7 +100,7 @@ def answer_text(reads: list[bytes]) -> str | None:
             value: Any = orjson.loads(data)
             if kind == b"error" or value.get("error") is not None:
                 return None
-            for choice in value.get("choices", [])[:1]:
+            for choice in as_openai(value).get("choices", [])[:1]:
                 delta = choice.get("delta") or {}
                 texts.append(choice.get("text") or delta.get("content") or "")
                 finished = finished or bool(choice.get("finish_reason"))

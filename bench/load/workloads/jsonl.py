@@ -108,7 +108,7 @@ def drafts_of(value: Any, workload: JsonlConfig) -> list[Draft]:
             raise ValueError("messages is not a list of objects with a role")
         return [Draft(messages=content, output_tokens=output_tokens, extra=extra)]
     ids = isinstance(content, list) and bool(content) and all(type(token) is int for token in content)
-    if not (isinstance(content, str) and content) and not (ids and workload.api is Api.completions):
+    if not (isinstance(content, str) and content) and not (ids and workload.api is not Api.chat):
         raise ValueError("prompt is not a text" + ("" if workload.api is Api.chat else " or a list of token ids"))
     return [Draft(prompt=content, output_tokens=output_tokens, extra=extra)]
 

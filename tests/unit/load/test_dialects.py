@@ -212,6 +212,7 @@ RECORDED = {
     "llama_cpp.completion": Heard(
         verdict=OK, events=6, tokens=(5, 6, 0), finish="length", text=" Paris.\n\nThe United"
     ),
+    "llama_cpp.native": Heard(verdict=OK, events=6, tokens=(5, 6, 0), finish="length", text=" Paris.\n\nThe United"),
     "vllm.chat": Heard(verdict=OK, events=8, tokens=(40, 8, None), finish="length", text="Je suis en français,"),
     "vllm.continuous": Heard(verdict=OK, events=6, tokens=(5, 6, None), finish="length", text=" Paris.\n\nThe answer"),
     "vllm.tool": Heard(verdict=OK, events=4, tokens=(37, 40, None), finish="length", text=""),
@@ -226,9 +227,10 @@ def test_recorded_streams_are_understood_however_they_were_cut(name: str) -> Non
         assert hear([content[start : start + size] for start in range(0, len(content), size)]) == RECORDED[name]
 
 
-def test_usage_that_runs_along_tells_the_tokens_of_every_event() -> None:
+@pytest.mark.parametrize("name", ["vllm.continuous", "llama_cpp.native"])
+def test_usage_or_ids_that_run_along_tell_the_tokens_of_every_event(name: str) -> None:
     log = EventLog()
-    Answer(1, log).feed(recorded("vllm.continuous"), 0, 1)
+    Answer(1, log).feed(recorded(name), 0, 1)
     assert log.column(4) == [1] * 6
 
 
