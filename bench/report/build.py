@@ -64,6 +64,7 @@ def build_report(run_dirs: Sequence[Path], out: Path, config: ReportConfig, prog
     for picture in drawn:
         write_atomic(out / FIGURES / f"{picture.name}.svg", picture.svg)
         write_atomic(out / FIGURES / f"{picture.name}.png", picture.png)
+        write_atomic(out / FIGURES / f"{picture.name}.pdf", picture.pdf)
     frame = tidy(analysis)
     write_atomic(out / CSV, as_csv(frame))
     write_outputs(out, analysis, answer, frame)
@@ -79,7 +80,7 @@ def build_report(run_dirs: Sequence[Path], out: Path, config: ReportConfig, prog
 def _remove_old_figures(folder: Path) -> None:
     """An earlier report's figure must not stay beside a report that has none of that name."""
     for name in FIGURE_NAMES:
-        for suffix in ("svg", "png"):
+        for suffix in ("svg", "png", "pdf"):
             (folder / f"{name}.{suffix}").unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""Figures as bytes: standalone SVG and PNG files, and an SVG that can live in a page beside others."""
+"""Figures as bytes: standalone SVG, PNG and PDF files, and an SVG that can live in a page beside others."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ class Picture:
     inline: str
     svg: bytes
     png: bytes
+    pdf: bytes
 
 
 def pictures(analysis: Analysis, choice: Candidate | None) -> list[Picture]:
@@ -64,7 +65,7 @@ def _picture(draw: Callable[[Subject], Chart | None], analysis: Analysis, choice
     with mpl.rc_context(style(PRINT)):
         printed = draw(Subject(analysis=analysis, choice=choice, palette=PRINT))
         assert printed is not None
-        svg, png = _save_svg(printed), _save_png(printed)
+        svg, png, pdf = _save_svg(printed), _save_png(printed), _save_pdf(printed)
     return Picture(
         name=themed.name,
         title=themed.title,
@@ -74,6 +75,7 @@ def _picture(draw: Callable[[Subject], Chart | None], analysis: Analysis, choice
         inline=inline,
         svg=svg.encode(),
         png=png,
+        pdf=pdf,
     )
 
 
@@ -91,6 +93,12 @@ def _save_svg(chart: Chart) -> str:
 def _save_png(chart: Chart) -> bytes:
     buffer = io.BytesIO()
     chart.figure.savefig(buffer, format="png", dpi=PNG_DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _save_pdf(chart: Chart) -> bytes:
+    buffer = io.BytesIO()
+    chart.figure.savefig(buffer, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
     return buffer.getvalue()
 
 

@@ -242,8 +242,10 @@ const Charts = (() => {
       const M = Bokeh.Models;
       const {Document} = Bokeh.require("document/document");
       const series = this.visible(view);
-      this.plot.style.minHeight = `${view.panels.reduce((sum, panel) => sum + panel.h, 0)}px`;
-      const [lo, hi] = ends(view.x, series.flat(), ["x", "xl", "xh"]);
+      this.plot.style.minHeight = `${view.panels.reduce((sum, panel) => sum + panel.h - 28, 28)}px`;
+      let [lo, hi] = ends(view.x, series.flat(), ["x", "xl", "xh"]);
+      /* Names stand to the right of their points. */
+      if (series.flat().some(s => s.lab)) hi = view.x.log ? hi * (hi / lo) ** 0.12 : hi + (hi - lo) * 0.12;
       const x_range = new M.Range1d({start: lo, end: hi, reset_start: lo, reset_end: hi});
       const figures = view.panels.map((panel, index) =>
         figureOf(M, view, panel, series[index], x_range, index === view.panels.length - 1));

@@ -47,7 +47,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def requests_table(*, concurrency: int, itl_ms: float, requests: int, seed: int) -> pa.Table:
-    """A closed loop: each stream sends its next request when the last one ended."""
+    """A closed loop: each stream sends its next request when the last one ended; `events_table` has its events."""
     draw = np.random.default_rng(seed)
     clock_ns = [1_000_000_000] * concurrency
     rows: dict[str, list[object]] = {
@@ -60,6 +60,11 @@ def requests_table(*, concurrency: int, itl_ms: float, requests: int, seed: int)
             "prompt_tokens",
             "output_tokens",
             "status",
+            "scheduled_ns",
+            "done_ns",
+            "phase",
+            "error_kind",
+            "error_message",
         )
     }
     for request in range(requests):
@@ -69,15 +74,110 @@ def requests_table(*, concurrency: int, itl_ms: float, requests: int, seed: int)
         gaps = draw.normal(itl_ms * (1 + 0.52 * (concurrency - 1)), 0.4, 63).clip(0.1) * 1e6
         last = first + int(gaps.sum())
         clock_ns[stream] = last
-        for name, value in zip(rows, (f"r{request}", sent, first, last, 32, 64, "ok"), strict=True):
+        values = (request, sent, first, last, 32, 64, "ok", sent - 100_000, last + 50_000, "main", None, None)
+        for name, value in zip(rows, values, strict=True):
             rows[name].append(value)
+    return pa.table(
+        {**rows, "error_kind": pa.nulls(requests, pa.string()), "error_message": pa.nulls(requests, pa.string())}
+    )
+
+
+def events_table(table: pa.Table) -> pa.Table:
+    """An event a token, evenly between a request's first and last token."""
+    columns = table.to_pydict()
+    rows: dict[str, list[int]] = {"request_id": [], "ns": [], "bytes": [], "tokens": []}
+    for request, first, last, tokens in zip(
+        *(columns[name] for name in ("request_id", "first_token_ns", "last_token_ns", "output_tokens")), strict=True
+    ):
+        stamps = np.linspace(first, last, tokens).round().astype(np.int64).tolist()
+        for name, values in zip(rows, ([request] * tokens, stamps, [90] * tokens, [1] * tokens), strict=True):
+            rows[name] += values
     return pa.table(rows)
+
+
+def add_recordings(cell: Path, *, said: str = "refused", flipped: int = 3) -> None:
+    """Give a cell's loads events, a failed request that says `said`, telemetry and the server's series, and a
+    multiple choice task of which `flipped` items changed and whose texts are `said`.
+    """
+    for path in cell.glob("scenarios/*/requests.parquet"):
+        table = pq.read_table(path)
+        pq.write_table(events_table(table), path.with_name("events.parquet"))
+        columns = table.to_pydict()
+        columns["status"][-1], columns["error_kind"][-1], columns["error_message"][-1] = "error", "http", said
+        for name in ("first_token_ns", "last_token_ns", "output_tokens"):
+            columns[name][-1] = None
+        pq.write_table(pa.table(columns, schema=table.schema), path)
+        seconds = np.arange(0, max(columns["done_ns"]) + 1_000_000_000, 1_000_000_000, dtype=np.int64)
+        count = len(seconds)
+        series = {
+            "running": np.full(count, 3.0),
+            "waiting": np.zeros(count),
+            "kv_cache_use": np.linspace(0.1, 0.4, count),
+        }
+        pq.write_table(
+            pa.table({"t_ns": seconds.tolist(), **{name: values.tolist() for name, values in series.items()}}),
+            path.with_name("server_metrics.parquet"),
+        )
+        told = [("gpu0", "power_w", 240.0, 0.0), ("host", "cpu_busy_s", 0.0, 1.5), ("server", "cpu_s", 0.0, 1.0)]
+        rows = [
+            (t, device, metric, base + step * i)
+            for i, t in enumerate(seconds.tolist())
+            for device, metric, base, step in told
+        ]
+        telemetry = dict(zip(("t_ns", "device", "metric", "value"), map(list, zip(*rows, strict=True)), strict=True))
+        pq.write_table(pa.table(telemetry), path.with_name("telemetry.parquet"))
+    _add_choices(cell, said, flipped)
+
+
+def _add_choices(cell: Path, said: str, flipped: int, questions: int = 40) -> None:
+    """A task `mmlu` of so many questions, all right at the baseline, of which the first `flipped` are wrong here."""
+    relative = "tasks/mmlu-00c0ffee"
+    right = [index >= flipped for index in range(questions)]
+    share = sum(right) / questions
+    paired = {"accuracy_change": share - 1, "wrong_to_right": 0, "right_to_wrong": flipped, "mcnemar_p": 0.25}
+    metrics = {
+        "accuracy_micro": single("ratio", share, 0.1),
+        "accuracy_macro": single("ratio", share, 0.1),
+        "base_accuracy_micro": single("ratio", 1.0),
+        **{name: single("ratio", float(value)) for name, value in paired.items()},
+    }
+    items = {
+        "item": range(questions),
+        "subject": [said] * questions,
+        "question": range(questions),
+        "answer": ["A"] * questions,
+        "prompt": [said] * questions,
+        "output": [said] * questions,
+        "picked": ["A" if good else "B" for good in right],
+        "correct": right,
+        "base_picked": ["A"] * questions,
+        "base_correct": [True] * questions,
+        **{
+            f"{before}logprob_{letter}": [-0.5 - place] * questions
+            for before in ("", "base_")
+            for place, letter in enumerate("ABCD")
+        },
+    }
+    (cell / relative).mkdir(parents=True)
+    pq.write_table(pa.table({name: list(values) for name, values in items.items()}), cell / relative / "items.parquet")
+    summary = {
+        "schema_version": 1,
+        "metrics": metrics,
+        "errors": {},
+        "validity": [],
+        "protocol": {"questions": questions},
+    }
+    write_json(cell / relative / "summary.json", summary)
+    recorded = json.loads((cell / "cell.json").read_text(encoding="utf-8"))
+    recorded["tasks"]["mmlu"] = {"key": "00c0ffee", "path": relative, "status": "complete", "failure": None}
+    write_json(cell / "cell.json", recorded)
 
 
 def load_metrics(table: pa.Table) -> dict[str, Any]:
     """The metrics of a scenario, from its requests."""
     column = {
-        name: np.asarray(table[name].to_pylist()) for name in table.column_names if name not in {"request_id", "status"}
+        name: np.asarray(table[name].to_pylist())
+        for name in ("sent_ns", "first_token_ns", "last_token_ns", "output_tokens")
     }
     wall_s = (column["last_token_ns"].max() - column["sent_ns"].min()) / 1e9
     ttft = (column["first_token_ns"] - column["sent_ns"]) / 1e6

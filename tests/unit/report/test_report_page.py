@@ -94,10 +94,13 @@ def test_figures_have_names_words_and_files(tmp_path: Path) -> None:
     assert "var(--s1)" in page.text
     files = sorted(path.name for path in (tmp_path / "report/figures").iterdir())
     assert files == [
+        "latency-against-load.pdf",
         "latency-against-load.png",
         "latency-against-load.svg",
+        "quality-against-cost.pdf",
         "quality-against-cost.png",
         "quality-against-cost.svg",
+        "quality-with-intervals.pdf",
         "quality-with-intervals.png",
         "quality-with-intervals.svg",
     ]
