@@ -85,6 +85,8 @@ def _closed(table: Table, scenario: ClosedConfig, ok: Mask, ended: Mask) -> Wind
     done = np.sort(table.done_ns[ended])
     drop = min(scenario.drop_waves, max(0, len(done) // users - 2))
     first, last = drop * users, len(done) - users
+    if (table.session[ended] != MISSING).any():
+        last = min(last, _ends_while_sessions_last(table, ended))
     if last <= first:
         return _whole(table, ok, ended, users)
     start_ns = int(done[first - 1]) if first else int(table.sent_ns[ended].min())
@@ -101,6 +103,17 @@ def _closed(table: Table, scenario: ClosedConfig, ok: Mask, ended: Mask) -> Wind
         rule=f"latencies: without the first {first} requests sent; throughput: ends {first + 1} to {last}, "
         "while every user was busy",
     )
+
+
+def _ends_while_sessions_last(table: Table, ended: Mask) -> int:
+    """How many requests ended until a user found no session left to begin: from then on fewer are busy."""
+    done_ns, session = table.done_ns[ended], table.session[ended]
+    last_begun_ns = table.sent_ns[ended & (table.turn <= 0)].max()
+    _, number = np.unique(np.where(session == MISSING, -1 - table.slot[ended], session), return_inverse=True)
+    over_ns = np.zeros(number.max() + 1, dtype=np.int64)
+    np.maximum.at(over_ns, number, done_ns)
+    idle_ns = over_ns[over_ns > last_begun_ns].min(initial=np.iinfo(np.int64).max)
+    return int((done_ns <= idle_ns).sum())
 
 
 def _open(table: Table, ok: Mask, ended: Mask, *, one_rate: bool) -> Window:
