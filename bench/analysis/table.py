@@ -51,6 +51,7 @@ def tidy(analysis: Analysis) -> pd.DataFrame:
 
 
 def _rows(analysis: Analysis) -> Iterator[dict[str, Any]]:
+    baseline = next((candidate for candidate in analysis.candidates if candidate.is_baseline), None)
     for candidate in analysis.candidates:
         cell = candidate.cell
         identity = {
@@ -67,7 +68,7 @@ def _rows(analysis: Analysis) -> Iterator[dict[str, Any]]:
         if candidate.costs is not None:
             rows += _costs(candidate.costs)
             rows += _capacity(candidate.costs)
-            rows += _making(candidate, analysis)
+            rows += _making(candidate, baseline, analysis.config.price.currency)
         rows.append(_reading_row("comparison", candidate.loss.perplexity_change))
         rows += _facts(cell)
         present = [row for row in rows if row is not None]
@@ -98,14 +99,13 @@ def _capacity(row: CostRow) -> Iterator[dict[str, Any] | None]:
         yield _figure("cost", source, "break_even_rate", "req/s", value=row.api.rate_per_s)
 
 
-def _making(candidate: Candidate, analysis: Analysis) -> Iterator[dict[str, Any] | None]:
+def _making(candidate: Candidate, base: Candidate | None, currency: str) -> Iterator[dict[str, Any] | None]:
     assert candidate.costs is not None
-    making, currency = candidate.costs.making, analysis.config.price.currency
+    making = candidate.costs.making
     if making.amount is not None:
         yield _figure("cost", "quantizing", "making_cost", currency, value=making.amount)
     if making.per_mtok is not None:
         yield _figure("cost", "quantizing", "making_cost_per_million_tokens", f"{currency}/Mtok", value=making.per_mtok)
-    base = next((each for each in analysis.candidates if each.is_baseline), None)
     if base is not None and base.cost.estimate is not None and candidate.cost.estimate is not None:
         repaid = repaid_after_mtok(making, candidate.cost.estimate, base.cost.estimate)
         if repaid is not None and candidate.cost.usable and base.cost.usable:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bench.telemetry.hardware import Hardware
 
 _GIB = 1 << 30
+_LISTED = 20
 _CELL_GROUPS = ("model", "engine", "base")
 _ENGINE_OF = {"gguf_q4_k_m": ("llama_cpp", "llama_cpp_gpu"), "load_eetq": ("tgi", "tgi")}
 """Schemes that vLLM does not serve → the engine without, and with GPUs."""
@@ -78,14 +79,24 @@ def answer_lines(answer: Answer) -> list[tuple[str, dict[str, object]]]:
     lines: list[tuple[str, dict[str, object]]] = [
         (answer.headline, {"headline": answer.headline, "certainty": answer.certainty.value, "choice": choice})
     ]
-    for name, told in (("costs", answer.costs), ("loses", answer.loses), ("how sure", answer.sure)):
+    for shown, name, told in (
+        ("costs", "costs", answer.costs),
+        ("loses", "loses", answer.loses),
+        ("how sure", "sure", answer.sure),
+    ):
         if told:
-            lines.append((f"  {name}: {told}", {name: told}))
-    listed = (("why", answer.why), ("constraint", answer.put_aside), ("bear in mind", answer.caveats))
-    for name, sentences in listed:
-        lines += [(f"  {name}: {told}", {name: told}) for told in sentences]
+            lines.append((f"  {shown}: {told}", {name: told}))
+    for shown, name, sentences in (
+        ("why", "why", answer.why),
+        ("constraint", "put_aside", answer.put_aside),
+        ("bear in mind", "caveats", answer.caveats),
+    ):
+        lines += [(f"  {shown}: {told}", {name: told}) for told in sentences[:_LISTED]]
+        if len(sentences) > _LISTED:
+            more = len(sentences) - _LISTED
+            lines.append((f"  {shown}: {more} more, in the report", {f"{name}_more": more}))
     if answer.prior is not None:
-        lines.append((f"  usual here: {answer.prior.said}", {"usual": answer.prior.said}))
+        lines.append((f"  usual here: {answer.prior.said}", {"prior": answer.prior.said}))
     if answer.disagreement:
         lines.append((f"  against that: {answer.disagreement}", {"disagreement": answer.disagreement}))
     return lines
