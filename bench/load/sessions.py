@@ -6,6 +6,7 @@ when the next turn can leave. The thread gives the interpreter back within SWITC
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -77,8 +78,12 @@ class Sessions:
     def _understand(self) -> None:
         while (item := self._ended.get()) is not None:
             slot, reads, end = item
-            text = answer_text(reads) if end in (End.complete.value, End.eof.value) else None
-            self._understood.put((slot, None if text is None else spoken(self._api, self._own_part(slot), text)))
+            said = None
+            # Whatever an answer holds, its session is over rather than the run: nothing else would wake the loop.
+            with contextlib.suppress(Exception):
+                text = answer_text(reads) if end in (End.complete.value, End.eof.value) else None
+                said = None if text is None else spoken(self._api, self._own_part(slot), text)
+            self._understood.put((slot, said))
             os.eventfd_write(self.descriptor, 1)
 
 

@@ -71,7 +71,8 @@ class _Bodies:
         self._plan = plan
         path = bodies_path(Path(spec.directory), spec.stem)
         with path.open("rb") as stream:
-            self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
+            content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
+        self._view = memoryview(content)
         key = os.environ.pop(API_KEY_VARIABLE, None)
         self._head = RequestHead(authority=spec.authority, path=spec.path, api_key=key, name=spec.name)
         self.sessions: Sessions | None = None
@@ -80,16 +81,16 @@ class _Bodies:
         row = self._plan.row(slot)
         start, length = int(row["body_start"]), int(row["body_length"])
         if self.sessions is None or row["session"] < 0:
-            return self._head(slot, length) + self._map[start : start + length]
+            return b"".join((self._head(slot, length), self._view[start : start + length]))
         earlier, at = self.sessions.earlier(int(row["session"])), start + int(row["insert_at"])
         head = self._head(slot, length + len(earlier))
-        return head + self._map[start:at] + earlier + self._map[at : start + length]
+        return b"".join((head, self._view[start:at], earlier, self._view[at : start + length]))
 
     def own_part(self, slot: int) -> bytes:
         """What a turn's body has of its own: later ones repeat it."""
         row = self._plan.row(slot)
         at = int(row["body_start"]) + int(row["insert_at"])
-        return self._map[at : at + int(row["own_length"])]
+        return bytes(self._view[at : at + int(row["own_length"])])
 
 
 class _Worker:

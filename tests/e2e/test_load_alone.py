@@ -50,6 +50,25 @@ def test_the_documented_command_leaves_the_record(tmp_path: Path, api: str) -> N
     assert json.loads((record / "manifest.json").read_text())["status"] == "complete"
 
 
+def test_a_trace_is_replayed_and_a_bad_one_refused_in_a_line(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.jsonl"
+    lines = [{"at_s": number / 20, "input_tokens": 5 + number, "output_tokens": 3 + number} for number in range(8)]
+    trace.write_text("\n".join(map(json.dumps, lines)))
+    with TruthServer(ttft_ms=5, itl_ms=1) as server:
+        command = ["load", f"endpoint.url={server.url}", "endpoint.model=truth", "scenario=trace", "scenario.workers=2"]
+        answer = quantbench(*command, "scenario.path=trace.jsonl", "out=record", cwd=tmp_path)
+        trace.write_text(trace.read_text() + '\n{"at_s": 9, "input_tokens": "many", "output_tokens": 1}')
+        refused = quantbench(*command, "scenario.path=trace.jsonl", "out=other", cwd=tmp_path)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    requests = pd.read_parquet(tmp_path / "record" / "requests.parquet")
+    main = requests[requests["phase"] == "main"]
+    assert main["prompt_tokens"].tolist() == [5 + number for number in range(8)]
+    assert main["output_tokens"].tolist() == [3 + number for number in range(8)]
+    assert refused.returncode == 2
+    assert "trace.jsonl, line 9: input_tokens is 'many'" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
 def test_errors_are_counted_by_kind_and_the_exit_code_says_so(tmp_path: Path) -> None:
     with TruthServer(ttft_ms=5, itl_ms=1) as server:
         answer = quantbench(
