@@ -16,6 +16,7 @@ from bench.analysis.config import MarginConfig
 from bench.analysis.economics import accuracy_tags
 from bench.analysis.estimate import Estimate, Verdict, judge, ratio
 from bench.analysis.items import Paired, paired_tasks
+from bench.analysis.pareto import MEMORY_VARIES
 from bench.analysis.readings import Reading, read
 from bench.analysis.results import Cell, Results, mapping, number
 from bench.load.metrics import METRICS, Better
@@ -306,7 +307,7 @@ def _exact(own: Cell, other: Cell) -> Iterator[Change]:
             first, second = number(mapping(before).get(name)), number(mapping(after).get(name))
             if first and second is not None:
                 measured = name not in _FILES
-                yield _counted(own, name, unit, first, second, margin=0.05 if measured else 0.0)
+                yield _counted(own, name, unit, first, second, margin=MEMORY_VARIES if measured else 0.0)
 
 
 def _counted(cell: Cell, name: str, unit: str, first: float, second: float, *, margin: float) -> Change:

@@ -106,7 +106,8 @@ def _objective(candidate: Candidate, config: ReportConfig) -> Check | None:
         return None
     row, label, told = candidate.costs, candidate.cell.label, config.slo.describe()
     if row is None or not row.points:
-        return Check(name="SLO", holds=Holds.UNKNOWN, said=f"{label} has no load to hold against {told}")
+        why = "no load of it may be believed" if row is not None else "it has no load"
+        return Check(name="SLO", holds=Holds.UNKNOWN, said=f"whether {label} holds {told} is unknown: {why}")
     if row.capacity.rate is not None:
         return Check(name="SLO", holds=Holds.YES, said=f"{label} holds {told}: {row.capacity.why}")
     unknown = all(point.held is Held.UNKNOWN for point in row.points)

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from bench.analysis.candidates import Candidate
 
 
+MEMORY_VARIES = 0.05
+"""Peaks of memory differ by no more than this share from run to run; below it two are not told apart."""
+
+
 class Standing(StrEnum):
     """Where a variant stands to the frontier."""
 
@@ -132,11 +136,12 @@ def _apart(candidate: Candidate, best: Candidate, axis: Axis) -> bool:
 
 
 def _bounds(candidate: Candidate, axis: Axis) -> tuple[float, float] | None:
-    """The interval; what is known exactly (a size, the baseline's own loss of nothing) is its own interval."""
+    """The interval; the baseline's own loss of nothing is exact, and memory, read once, is told apart beyond 5 %."""
     reading = axis.read(candidate)
     estimate = reading.estimate
     assert estimate is not None
     if estimate.lo is not None and estimate.hi is not None:
         return estimate.lo, estimate.hi
-    exact = reading.unit == "bytes" or (candidate.is_baseline and estimate.value == 0)
-    return (estimate.value, estimate.value) if exact else None
+    if reading.unit == "bytes":
+        return estimate.value * (1 - MEMORY_VARIES / 2), estimate.value * (1 + MEMORY_VARIES / 2)
+    return (estimate.value, estimate.value) if candidate.is_baseline and estimate.value == 0 else None

@@ -61,7 +61,7 @@ def disagreement(analysis: Analysis, choice: Candidate | None, prior: Prior | No
     where = hardware_name(choice.cell) or "this machine"
     lead = f"The rule of thumb for {where} is {usual} ({LABEL}); measured here, {choice.cell.label} does better"
     tried = [candidate for candidate in analysis.candidates if family(candidate) in prior.families]
-    if not tried:
+    if not any(candidate.cell.scenarios or candidate.cell.tasks or candidate.cell.failure for candidate in tried):
         return f"The rule of thumb for {where} is {usual} ({LABEL}), which was not measured here."
     told = []
     for candidate in tried[:3]:

@@ -19,7 +19,7 @@ from bench.analysis.candidates import Analysis, Candidate, Comparison
 from bench.analysis.config import Priority
 from bench.analysis.constraints import Check, broken, checks
 from bench.analysis.estimate import Estimate, Verdict, judge, ratio
-from bench.analysis.pareto import Axis
+from bench.analysis.pareto import MEMORY_VARIES, Axis
 from bench.analysis.prior import Prior
 from bench.analysis.priors import disagreement, prior_for
 from bench.analysis.readings import advice
@@ -76,9 +76,10 @@ def recommend(analysis: Analysis) -> Answer:
 def _measured(analysis: Analysis) -> Answer:
     axis = axis_of(analysis.config.priority, analysis.reference, analysis.config)
     comparable = [c for c in analysis.candidates if c.excluded is None]
-    found = {c.cell.id: checks(c, analysis.config) for c in comparable}
-    aside = tuple(f"Put aside: {check.said}." for c in comparable for check in broken(found[c.cell.id]))
-    allowed = [c for c in comparable if not broken(found[c.cell.id])]
+    measured = [c for c in comparable if c.cell.scenarios or c.cell.tasks]
+    found = {c.cell.id: checks(c, analysis.config) for c in measured}
+    aside = tuple(f"Put aside: {check.said}." for c in measured for check in broken(found[c.cell.id]))
+    allowed = [c for c in measured if not broken(found[c.cell.id])]
     answer = _of(analysis, allowed, comparable, found, axis)
     return dataclasses.replace(answer, put_aside=aside)
 
@@ -177,7 +178,7 @@ def _compared(candidate: Candidate, best: Candidate, axis: Axis, margin: float) 
     if change is None:
         return Comparison(against=label, change=None, verdict=Verdict.INCONCLUSIVE, reason="a figure is not positive")
     if not change.has_interval and axis.read(candidate).unit == "bytes":
-        change = Estimate(value=change.value, lo=change.value, hi=change.value)
+        change = Estimate(value=change.value, lo=change.value - MEMORY_VARIES, hi=change.value + MEMORY_VARIES)
     verdict = judge(change, margin=margin, higher_is_better=axis.higher_is_better)
     reason = "" if change.has_interval else "there is no interval to judge by"
     return Comparison(against=label, change=change, verdict=verdict, reason=reason)
