@@ -42,8 +42,9 @@ def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * _MS_PER_S, 6)
 
 
-def client_latency(requests: Path) -> dict[str, Any]:
-    """Our means over the requests that the server's histograms hold too: all of them, warm-up and every wave.
+def client_latency(*requests: Path) -> dict[str, Any]:
+    """Our means over the requests that the server's histograms hold too: all of them, warm-up and every wave, in the
+    files of every step of a sweep.
 
     `ttft` of every request with a first token; `e2e`, `tpot` and `itl` of the successful ones. `itl` is one value a
     gap: Σ (last − first) / Σ (tokens − 1). `start_ns` and `end_ns`: from the first byte sent to the last answer's end.
@@ -52,7 +53,7 @@ def client_latency(requests: Path) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
     names = ("sent_ns", "first_token_ns", "last_token_ns", "done_ns", "output_tokens", "status")
-    table = pq.read_table(requests, columns=list(names)).to_pandas()
+    table = pq.read_table([str(path) for path in requests], columns=list(names)).to_pandas()
     sent = table[table["sent_ns"].notna()]
     answered = sent[sent["first_token_ns"].notna()]
     finished = answered[(answered["status"] == "ok") & answered["last_token_ns"].notna()]

@@ -103,7 +103,8 @@ class Watch:
 
     def observed(self, output_tokens: int | None) -> dict[str, Any]:
         """What `observed.json` says of it, after leaving; `output_tokens` of all requests, warm-up too."""
-        client = client_latency(self._folder / "requests.parquet")
+        steps = sorted(self._folder.glob("steps/*/requests.parquet"))
+        client = client_latency(*steps or [self._folder / "requests.parquet"])
         start_ns, end_ns = client.pop("start_ns"), client.pop("end_ns")
         energy = dict.fromkeys(METERS, Energy(missing="no request was sent"))
         if start_ns is not None and end_ns is not None:

@@ -105,6 +105,14 @@ def test_our_means_are_of_what_the_server_counts_too(tmp_path: Path) -> None:
     assert (found["start_ns"], found["end_ns"]) == (100 * MS, 600 * MS)
 
 
+def test_the_steps_of_a_sweep_count_together(tmp_path: Path) -> None:
+    files = []
+    for number, first in enumerate((10, 30)):
+        (tmp_path / str(number)).mkdir()
+        files.append(table_of([row(0, 0, first * MS, 50 * MS, 3)], tmp_path / str(number)))
+    assert client_latency(*files)["ttft"] == {"count": 2, "mean_ms": 20.0}
+
+
 def test_without_a_first_token_there_are_no_means(tmp_path: Path) -> None:
     found = client_latency(table_of([row(0, 100, MISSING, MISSING, MISSING, status="error")], tmp_path))
     assert {found[name] for name in ("ttft", "itl", "tpot", "e2e")} == {None}
