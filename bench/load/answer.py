@@ -18,6 +18,7 @@ _DATA = b"data: "
 _OTHER_TEXT = b"another text"
 #: Printable ASCII without the quote and the backslash: what a JSON string may hold as it is.
 _PLAIN = re.compile(rb"[ !#-\[\]-~]+").fullmatch
+_HEX = re.compile(rb"[0-9a-fA-F]+").fullmatch
 _TEXT = re.compile(rb'"(?:text|content|refusal|reasoning_content|reasoning)" ?: ?"([ !#-\[\]-~]+)"')
 
 
@@ -106,7 +107,7 @@ class Answer:
             while True:  # a chunk a round, mostly the only one
                 start = data.find(b"\n", position + 1, position + 8) + 1
                 size = data[position : start - 2]
-                if not data.startswith(before, start) or not size.isalnum():
+                if not data.startswith(before, start) or _HEX(size) is None:
                     break
                 body = int(size, 16)
                 end = start + body + 2

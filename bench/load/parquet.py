@@ -27,11 +27,8 @@ _ASKED = ("session", "turn", "asked_input_tokens", "asked_output_tokens")
 
 
 def load_parquet() -> None:
-    """Load what `write_parquet` needs; pyarrow brings pandas with it at the first array, a third of a second."""
-    import pyarrow as pa
-    import pyarrow.parquet
-
-    pa.array([0])
+    """Load what `write_parquet` needs, so that it is there when the time comes."""
+    import pyarrow.parquet  # noqa: F401
 
 
 def write_parquet(table: Table, events: Events, out: Path, *, scenario: str, repeat: int) -> None:
@@ -54,18 +51,43 @@ def _write(out: Path, name: str, size: int, group: Callable[[slice], pa.Table]) 
     temporary.replace(out / f"{name}.parquet")
 
 
+# Arrow arrays are made of their buffers: `pyarrow.array` would import pandas, a third of a second and 46 MB.
+
+
 def _ints(values: npt.NDArray[Any], kind: Any) -> Any:
+    """Integers, MISSING as null."""
     import pyarrow as pa
 
-    return pa.array(values, type=kind, mask=values == MISSING)
+    known = values != MISSING
+    content = np.ascontiguousarray(values, dtype=kind.to_pandas_dtype())
+    return pa.Array.from_buffers(kind, len(values), [_validity(known), _buffer(content)])
 
 
 def _words(codes: npt.NDArray[Any], names: Sequence[str]) -> Any:
     """Strings of their numbers in `names`."""
     import pyarrow as pa
 
-    indices = pa.array(codes, type=pa.int16(), mask=codes == MISSING)
-    return pa.DictionaryArray.from_arrays(indices, pa.array(names, type=pa.string())).cast(pa.string())
+    return pa.DictionaryArray.from_arrays(_ints(codes, pa.int16()), _strings(names)).cast(pa.string())
+
+
+def _strings(words: Sequence[str | None]) -> Any:
+    import pyarrow as pa
+
+    encoded = [None if word is None else word.encode(errors="replace") for word in words]
+    offsets = np.cumsum([0, *(len(word or b"") for word in encoded)], dtype=np.int32)
+    known = np.array([word is not None for word in encoded], dtype=bool)
+    content = pa.py_buffer(b"".join(word or b"" for word in encoded))
+    return pa.Array.from_buffers(pa.string(), len(words), [_validity(known), _buffer(offsets), content])
+
+
+def _validity(known: npt.NDArray[np.bool_]) -> Any:
+    return None if known.all() else _buffer(np.packbits(known, bitorder="little"))
+
+
+def _buffer(content: Any) -> Any:
+    import pyarrow as pa
+
+    return pa.py_buffer(content)
 
 
 def _requests(table: Table, rows: slice, *, scenario: str, repeat: int) -> pa.Table:
@@ -77,16 +99,16 @@ def _requests(table: Table, rows: slice, *, scenario: str, repeat: int) -> pa.Ta
     phases = [Phase.warmup.value, Phase.main.value, Phase.cooldown.value]
     phase = np.where(table.main, 1, np.where(table.behind_main, 2, 0)).astype(np.int16)
     columns = {
-        "request_id": pa.array(slots, type=nanoseconds),
+        "request_id": _ints(slots, nanoseconds),
         "scenario": _words(np.zeros(len(slots), dtype=np.int16), [scenario]),
-        "repeat": pa.array(np.full(len(slots), repeat), type=count),
+        "repeat": _ints(np.full(len(slots), repeat), count),
         "worker": _ints(table.worker[rows], count),
         "phase": _words(phase[rows], phases),
         **{name: _ints(getattr(table, name)[rows], nanoseconds) for name in _TIMES},
         **{name: _ints(getattr(table, name)[rows], count) for name in (*_COUNTS, *_ASKED)},
         "status": _words(table.status[rows], STATUSES),
         "error_kind": _words(table.error[rows], ERROR_KINDS),
-        "error_message": pa.array(messages, type=pa.string()),
+        "error_message": _strings(messages),
         "finish_reason": _words(table.finish[rows], list(table.finish_reasons)),
         "http_status": _ints(table.http_status[rows], count),
     }
@@ -98,9 +120,9 @@ def _events(events: Events, rows: slice) -> pa.Table:
 
     return pa.table(
         {
-            "request_id": pa.array(events.slot[rows], type=pa.int64()),
-            "ns": pa.array(events.ns[rows], type=pa.int64()),
-            "bytes": pa.array(events.bytes[rows], type=pa.int32()),
+            "request_id": _ints(events.slot[rows].astype(np.int64), pa.int64()),
+            "ns": _ints(events.ns[rows], pa.int64()),
+            "bytes": _ints(events.bytes[rows].astype(np.int64), pa.int32()),
             "tokens": _ints(events.tokens[rows], pa.int32()),
         }
     )

@@ -94,6 +94,8 @@ def test_what_repeats_is_understood_as_if_parsed(name: str, monkeypatch: pytest.
         [HEAD, shifted[:cut], *(shifted[at : at + step] for at in range(cut, len(shifted), step)), END_OF_ANSWER]
         for cut in range(1, len(chunks[0]) + 3)
     ]
+    bad_size = chunk(STREAMS[name][2]).replace(b"\r\n", b"z\r\n", 1)
+    ways += [[HEAD, *chunks[:2], bad_size, *chunks[2:]]]
     for reads in ways:
         assert understood(reads, learns=True, monkeypatch=monkeypatch) == understood(
             reads, learns=False, monkeypatch=monkeypatch
