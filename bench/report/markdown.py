@@ -13,7 +13,7 @@ from bench.report.page import summary_line, title_of
 from bench.report.shown import DASH, Shown
 
 ROWS = 60
-PUT_ASIDE = 12
+PUT_ASIDE = DIFFERENCES = 12
 NOT_ASKED = Shown(text=DASH, missing="not measured")
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&!@])")
 
@@ -38,6 +38,11 @@ def render_markdown(analysis: Analysis, answer: Answer) -> str:
     notes = tables.task_notes(analysis)
     if notes:
         lines += ["", *(f"- {escape(note, 400)}" for note in notes)]
+    apart = analysis.not_comparable
+    if apart:
+        lines += ["", "## Not comparable", ""]
+        lines += [f"- {escape(each.said, 400)}" for each in apart[:DIFFERENCES]]
+        lines += [f"- {len(apart) - DIFFERENCES} more are in report.json"] if len(apart) > DIFFERENCES else []
     failures = records.faults(analysis)
     if failures:
         lines += ["", "## Failures", ""]

@@ -18,6 +18,7 @@ from bench.analysis.load import load_results
 from bench.analysis.recommend import recommend
 from bench.analysis.table import COLUMNS, tidy
 from bench.load.slo import SloConfig
+from bench.report.markdown import render_markdown
 from bench.report.outputs import as_json, as_parquet
 from tests.unit.report.fake_runs import FakeRun, failed, quickstart
 
@@ -87,3 +88,17 @@ def test_parquet_holds_the_tidy_table(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(read, frame, check_dtype=False)
     assert read["value"].dtype == "float64"
     assert read["value"].isna().any()
+
+
+def test_the_pull_requests_summary_says_what_was_put_aside_and_what_differs(tmp_path: Path) -> None:
+    run = FakeRun(tmp_path / "run")
+    run.cell("F16")
+    other = run.cell("Q8_0")
+    path = other / "cell.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"windows": 8', '"windows": 4'), encoding="utf-8")
+    analysis = analyse(load_results([run.directory]), EVERYTHING)
+    text = render_markdown(analysis, recommend(analysis))
+    assert "- Put aside: F16 does not fit 0.01 GiB: serving it took 0.361 GiB." in text
+    assert "- Usual here: GGUF Q4\\_K\\_M (rule of thumb, not measured): there is no GPU." in text
+    assert "## Not comparable" in text
+    assert "- Q8\\_0 and F16 differ in the task data of divergence" in text
