@@ -97,6 +97,7 @@ def loss_reading(candidate: Candidate) -> Reading:
     return candidate.loss.perplexity_change
 
 
+COST = Axis(name="cost", unit="", read=cost_reading, higher_is_better=False, formatter=fmt.significant)
 LOSS = Axis(name="perplexity change", unit="ratio", read=loss_reading, higher_is_better=False, formatter=fmt.change)
 DIVERGENCE = Axis(
     name="mean divergence",

@@ -6,14 +6,14 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.analysis.axes import frontiers
+from bench.analysis.axes import COST, LOSS, frontiers
 from bench.analysis.comparability import EVERYTHING, Difference, differences, spoils
 from bench.analysis.config import ReportConfig
 from bench.analysis.cost import cost_per_mtok, cost_per_request
 from bench.analysis.cost_matrix import CostRow, cost_rows
 from bench.analysis.estimate import Estimate, Verdict, judge, ratio
 from bench.analysis.loads import Load, loads_of, reference_load
-from bench.analysis.pareto import Frontier
+from bench.analysis.pareto import Frontier, Standing, frontier
 from bench.analysis.prices import price_of
 from bench.analysis.quality import Loss, loss_of, tasks_by_tag
 from bench.analysis.readings import Reading, absent, read
@@ -294,38 +294,14 @@ def _no_baseline() -> Comparison:
 
 
 def mark_frontier(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Mark who is on the frontier of cost against perplexity change, and who beats those that are not.
-
-    By values; a candidate is dominated when another is no worse on both and better on one. Only usable numbers count.
-    Sorted once, so the work grows as n log n.
-    """
-    eligible = [c for c in candidates if c.rankable and c.loss.perplexity_change.usable]
-    best: Candidate | None = None
-    marks: dict[str, str | None] = {}
-    for candidate in sorted(eligible, key=_cost_then_loss):
-        if best is None or _loss_value(candidate) < _loss_value(best):
-            marks[candidate.cell.id], best = None, candidate
-        elif _cost_then_loss(candidate) == _cost_then_loss(best):
-            marks[candidate.cell.id] = None
-        else:
-            marks[candidate.cell.id] = best.cell.label
+    """Mark who is on the frontier of cost at the priced load against perplexity change, and who beats the others."""
+    places = {point.cell: point for point in frontier(candidates, COST, LOSS).points}
     return [
-        dataclasses.replace(c, on_frontier=marks[c.cell.id] is None, dominated_by=marks[c.cell.id])
-        if c.cell.id in marks
+        dataclasses.replace(c, on_frontier=point.standing is Standing.FRONTIER, dominated_by=point.by or None)
+        if (point := places.get(c.cell.id)) is not None
         else c
         for c in candidates
     ]
-
-
-def _loss_value(candidate: Candidate) -> float:
-    estimate = candidate.loss.perplexity_change.estimate
-    assert estimate is not None
-    return estimate.value
-
-
-def _cost_then_loss(candidate: Candidate) -> tuple[float, float]:
-    assert candidate.cost.estimate is not None
-    return candidate.cost.estimate.value, _loss_value(candidate)
 
 
 def watermark_of(cells: Sequence[Cell]) -> str:
