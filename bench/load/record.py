@@ -130,9 +130,15 @@ def salvage(out: Path) -> int | None:
     recording is touched, where there is a result already, no request was answered, or they cannot be read.
     """
     raw = out / "raw"
-    if (out / "manifest.json").exists() or not any(raw.glob("*.seg")):
+    if (out / "manifest.json").exists():
         return None
     try:
+        if (out / "steps").is_dir():
+            from bench.load.sweep import salvage_sweep
+
+            return salvage_sweep(out)
+        if not any(raw.glob("*.seg")):
+            return None
         asked = read_asked(raw)
         specs = worker_specs(asked, raw)
         answered = sum(_is_answer(record) for spec in specs for record in read_records(raw, spec.stem))

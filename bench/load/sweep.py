@@ -14,16 +14,18 @@ from typing import Any
 
 from bench.base.files import read_json, write_json
 from bench.base.hashing import sha256_file
+from bench.base.schema import restored
 from bench.base.validity import Reason
 from bench.load.arrivals.config import GammaConfig, SweepConfig
 from bench.load.config import ScenarioConfig
 from bench.load.parquet import read_table
-from bench.load.record import FILES
+from bench.load.record import FILES, salvage
 from bench.load.table import MISSING, Table
 
 StepRunner = Callable[[ScenarioConfig, Path, str], dict[str, Any]]
 """(scenario, folder, name) -> summary, like `run_scenario`."""
 
+_ASKED = Path("steps", "asked.json")
 _SHOWN = ("ttft", "itl", "e2e_latency")
 
 
@@ -34,10 +36,12 @@ def run_sweep(config: SweepConfig, out: Path, *, name: str, run_step: StepRunner
     """
     steps: list[dict[str, Any]] = []
     interrupted = False
+    (out / "steps").mkdir(parents=True)
+    write_json(out / _ASKED, {"name": name, "scenario": dataclasses.asdict(config)})
     for number in range(config.steps):
         scenario = step_of(config, number)
         folder = out / "steps" / f"{number:02d}"
-        folder.mkdir(parents=True)
+        folder.mkdir()
         try:
             summary = run_step(scenario, folder, f"{name}-{number:02d}")
         except KeyboardInterrupt:
@@ -47,23 +51,49 @@ def run_sweep(config: SweepConfig, out: Path, *, name: str, run_step: StepRunner
                 interrupted = True
                 break
             summary, interrupted = read_json(folder / "summary.json"), True
-        steps.append(judge(config, scenario, summary, read_table(folder)) | {"folder": f"steps/{number:02d}"})
+        steps.append(_judged(config, folder, number, summary))
         if interrupted or steps[-1]["status"] != "complete" or not steps[-1]["kept_up"]:
             break
-    kept = [step for step in steps if step["kept_up"]]
-    chosen = kept[-1] if kept else steps[0]
-    told = {
-        "chosen": chosen["folder"],
-        "kept_up_per_s": kept[-1]["rate_per_s"] if kept else None,
-        "saturated_per_s": None
-        if steps[-1]["kept_up"] or steps[-1]["status"] == "partial"
-        else steps[-1]["rate_per_s"],
-        "steps": steps,
-    }
-    summary = _adopt(config, out, out / chosen["folder"], told, name=name, partial=interrupted)
+    summary = _conclude(config, out, steps, name=name, partial=interrupted)
     if interrupted:
         raise KeyboardInterrupt
     return summary
+
+
+def salvage_sweep(out: Path) -> int | None:
+    """Make a partial result of the steps that a killed sweep left in `out`; how many requests had got their answer.
+
+    None where no step has any. Raises OSError, ValueError, KeyError or TypeError where the sweep's own file is damaged.
+    """
+    asked = read_json(out / _ASKED)
+    config: SweepConfig = restored("scenario", asked["scenario"])
+    steps = []
+    for number in range(config.steps):
+        folder = out / "steps" / f"{number:02d}"
+        if (folder / "manifest.json").is_file() or salvage(folder) is not None:
+            steps.append(_judged(config, folder, number, read_json(folder / "summary.json")))
+    if not steps:
+        return None
+    _conclude(config, out, steps, name=asked["name"], partial=True)
+    return sum(int(step["requests"]) for step in steps)
+
+
+def _judged(config: SweepConfig, folder: Path, number: int, summary: Mapping[str, Any]) -> dict[str, Any]:
+    return judge(config, step_of(config, number), summary, read_table(folder)) | {"folder": f"steps/{folder.name}"}
+
+
+def _conclude(
+    config: SweepConfig, out: Path, steps: list[dict[str, Any]], *, name: str, partial: bool
+) -> dict[str, Any]:
+    kept = [step for step in steps if step["kept_up"]]
+    chosen, last = kept[-1] if kept else steps[0], steps[-1]
+    told = {
+        "chosen": chosen["folder"],
+        "kept_up_per_s": kept[-1]["rate_per_s"] if kept else None,
+        "saturated_per_s": None if last["kept_up"] or last["status"] == "partial" else last["rate_per_s"],
+        "steps": steps,
+    }
+    return _adopt(config, out, out / chosen["folder"], told, name=name, partial=partial)
 
 
 def step_of(config: SweepConfig, number: int) -> GammaConfig:

@@ -13,6 +13,7 @@ from bench.base.files import read_json, write_json
 from bench.load import sweep
 from bench.load.arrivals.config import GammaConfig, SweepConfig
 from bench.load.config import ScenarioConfig
+from bench.load.record import salvage
 from bench.load.sweep import due_and_done, run_sweep, step_of
 
 CONFIG = SweepConfig(start_per_s=2.0, factor=2.0, steps=6, step_s=10.0, requests=30)
@@ -107,6 +108,26 @@ def test_interrupted_it_keeps_the_steps_that_were_run(tmp_path: Path) -> None:
     summary = read_json(tmp_path / "summary.json")
     assert (summary["status"], len(summary["sweep"]["steps"])) == ("partial", 2)
     assert read_json(tmp_path / "manifest.json")["status"] == "partial"
+
+
+def test_killed_it_is_made_of_the_steps_that_are_there(tmp_path: Path) -> None:
+    whole = endpoint(1e9)
+
+    class Killed(BaseException):
+        """What no handler sees."""
+
+    def killed(scenario: ScenarioConfig, folder: Path, name: str) -> dict[str, Any]:
+        if folder.name == "02":
+            raise Killed
+        return whole(scenario, folder, name)
+
+    with pytest.raises(Killed):
+        run_sweep(CONFIG, tmp_path, name="s", run_step=killed)
+    assert not (tmp_path / "manifest.json").exists()
+    assert salvage(tmp_path) == 30 + 40
+    summary = read_json(tmp_path / "summary.json")
+    assert (summary["status"], summary["scenario"], summary["sweep"]["kept_up_per_s"]) == ("partial", "s", 4.0)
+    assert salvage(tmp_path) is None
 
 
 def test_due_and_done_count_inside_the_window() -> None:
