@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 from bench.base.hashing import key_of
@@ -54,7 +55,7 @@ class Request:
     api: Api
     body: Mapping[str, Any]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Names what was asked, the same for a variant and its baseline."""
         return key_of({"version": _VERSION, "api": self.api, "body": self.body})

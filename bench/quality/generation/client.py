@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _CONNECT_S = 10.0
 _ATTEMPTS = 4
 _PAUSE_S = 0.25
+#: How often it is looked whether the server lives.
+_LOOK_S = 0.5
 #: Errors that another attempt may cure.
 _PASSING = (AskError.CONNECTION, AskError.OVERLOADED, AskError.SERVER_ERROR)
 _MESSAGE_CHARACTERS = 300
@@ -62,33 +64,52 @@ async def _ask_all(
 ) -> None:
     control = Concurrency(limit=limits.start, bound=limits.concurrency)
     waiting = deque(enumerate(requests))
-    running: dict[asyncio.Task[Answer], int] = {}
-    async with _client(target, limits) as client:
-        try:
-            while (waiting or running) and alive():
-                while waiting and len(running) < control.limit:
-                    place, request = waiting.popleft()
-                    running[asyncio.create_task(_ask(client, target.model, request, control, alive))] = place
-                done, _ = await asyncio.wait(running, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    answer = task.result()
-                    if answer.error is None:
-                        control.answered(clock.now_ns(), answer.output_tokens or 1)
-                    answered(running.pop(task), answer)
-        finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+    lanes: set[asyncio.Task[None]] = set()
+
+    async def lane() -> None:
+        """One request after the other, as long as there may be so many beside each other.
+
+        Each lane has a client of its own: a pool that all share looks at every connection for every request.
+        """
+        async with _client(target, tls, limits) as client:
+            while waiting and len(lanes) <= control.limit:
+                place, request = waiting.popleft()
+                answer = await _ask(client, target.model, request, control, alive)
+                if answer.error is None:
+                    control.answered(clock.now_ns(), answer.output_tokens or 1)
+                answered(place, answer)
+                open_lanes()
+
+    def open_lanes() -> None:
+        while waiting and len(lanes) < control.limit:
+            task = asyncio.create_task(lane())
+            lanes.add(task)
+            task.add_done_callback(lanes.discard)
+
+    tls = (
+        ssl.create_default_context(cafile=target.ca_file)
+        if parse_url(target.url).tls
+        else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    )
+    open_lanes()
+    try:
+        while lanes and alive():
+            done, _ = await asyncio.wait(set(lanes), timeout=_LOOK_S, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
+    finally:
+        left = list(lanes)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
 
-def _client(target: Target, limits: Limits) -> httpx.AsyncClient:
+def _client(target: Target, tls: ssl.SSLContext, limits: Limits) -> httpx.AsyncClient:
     import httpx
 
     address = parse_url(target.url)
-    verify: ssl.SSLContext | bool = ssl.create_default_context(cafile=target.ca_file) if address.tls else False
-    pool = httpx.Limits(max_connections=limits.concurrency, max_keepalive_connections=limits.concurrency)
     return httpx.AsyncClient(
-        transport=httpx.AsyncHTTPTransport(verify=verify, uds=address.unix, limits=pool),
+        transport=httpx.AsyncHTTPTransport(verify=tls, uds=address.unix),
         base_url=f"{'https' if address.tls else 'http'}://{address.authority}{address.path}",
         headers={"Authorization": f"Bearer {target.api_key}"} if target.api_key else {},
         timeout=httpx.Timeout(limits.timeout_s, connect=_CONNECT_S),
