@@ -15,7 +15,7 @@ from bench.analysis.raw import read_columns
 from bench.analysis.results import Cell, Measurement
 from bench.quality.statistics.verdict import Comparison, compare_answers, compare_means
 
-_SAME = ("item", "subject", "question", "answer", "prompt_digest", "window", "position", "token_id")
+_SAME = ("item", "id", "subject", "question", "answer", "prompt_digest", "window", "position", "token_id")
 """Columns that must be equal row by row, as far as both have them."""
 _RIGHT = ("correct", "passed")
 _NLL = "nll"

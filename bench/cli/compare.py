@@ -25,6 +25,7 @@ def compare(arguments: argparse.Namespace) -> int:
     from bench.base.files import write_atomic
     from bench.cli.commands import prepare
     from bench.cli.decide import split_arguments
+    from bench.report.clean import one_line
     from bench.report.compare_page import (
         HEADS,
         headline,
@@ -48,9 +49,9 @@ def compare(arguments: argparse.Namespace) -> int:
     rows = [_terminal(line.cells) for line in lines_of(side)]
     display.table("change", HEADS[:-1], [row[:-1] for row in rows], records=[_record(each) for each in side.changes])
     for each in remarks(side):
-        display.result(each, note=each)
+        display.result(one_line(each), note=each)
     told = headline(side)
-    display.result(told, headline=told)
+    display.result(one_line(told), headline=told)
     if arguments.out is not None:
         for name, text in (
             ("compare.md", render_markdown(side)),

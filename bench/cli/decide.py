@@ -63,6 +63,7 @@ def _from_runs(directories: Sequence[Path], config: ReportConfig, hardware: Hard
     from bench.analysis.candidates import analyse
     from bench.analysis.load import load_results
     from bench.analysis.recommend import recommend as answer_of
+    from bench.report.clean import one_line
 
     room = None if hardware is None else hardware.gpu_bytes or hardware.main_bytes
     if room is not None and config.constraints.memory_gib is None:
@@ -70,7 +71,8 @@ def _from_runs(directories: Sequence[Path], config: ReportConfig, hardware: Hard
         config = dataclasses.replace(config, constraints=limits)
     answer = answer_of(analyse(load_results(directories), config))
     for line, fields in answer_lines(answer):
-        display.result(line, **fields)
+        indent = line[: len(line) - len(line.lstrip())]
+        display.result(f"{indent}{one_line(line)}", **fields)
 
 
 def answer_lines(answer: Answer) -> list[tuple[str, dict[str, object]]]:

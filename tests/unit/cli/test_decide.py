@@ -149,6 +149,22 @@ def test_three_forms_of_a_comparison(run: Path, slower: Path, capsys: pytest.Cap
     assert headline in (out_folder / "compare.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("command", [("recommend", "RUN"), ("compare", "RUN", "RUN")])
+def test_names_steer_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]) -> None:
+    made = FakeRun(tmp_path / "run", name="\x1b[31mred")
+    for variant in ("F16", "Q8_0"):
+        folder = made.cell(variant)
+        path = folder / "cell.json"
+        text = path.read_text(encoding="utf-8").replace(
+            f'"label": "{variant}', f'"label": "\\u001b]0;x\\u0007{variant}'
+        )
+        path.write_text(text, encoding="utf-8")
+    code, out, _ = said(capsys, *(str(made.directory) if word == "RUN" else word for word in command))
+    assert code == 0
+    assert "Q8_0" in out
+    assert not set("\x1b\x07\r") & set(out)
+
+
 def test_margins_are_the_reports(run: Path, slower: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wide = ("margins.throughput=0.9", "fail_on=worse")
     assert said(capsys, "compare", str(run), str(slower), *wide)[0] == 0
