@@ -54,6 +54,7 @@ class FailureKind(StrEnum):
     TOOLCHAIN = "toolchain"
     QUANTIZER = "quantizer"
     EVALUATOR = "evaluator"
+    HOPELESS = "hopeless"
     DISK_FULL = "disk_full"
     USAGE = "usage"
 

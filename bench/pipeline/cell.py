@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bench.base.clock import utc_now
 from bench.base.errors import CellFailure, FailureKind, QuantbenchError, ToolchainError, UsageError
+from bench.base.files import read_json
 from bench.base.hashing import key_of
 from bench.base.progress import Progress
 from bench.base.schema import identity
@@ -26,6 +27,8 @@ from bench.pipeline.record import engine_record, plain
 from bench.pipeline.served import Generated, ServedTasks
 from bench.plan.config import RunConfig
 from bench.plan.plan import CellSpec
+from bench.quality.budget import family, hopeless, is_evidence
+from bench.quality.config import TaskConfig
 from bench.quality.generation.config import ServedTaskConfig, TaskSkipped
 from bench.store.run import CellStore, ChildKind, ChildSlot, Status
 from bench.telemetry.machine import fingerprint
@@ -49,6 +52,8 @@ class Cell:
         self.opened = opened
         self.measured = False
         self.generated: dict[str, Generated] = {}
+        self.weighed: list[str] = []
+        self.hopeless: str | None = None
         self.earlier_provenance: dict[str, Any] | None = None
 
     @property
@@ -72,12 +77,15 @@ class Cell:
                     self.accept(judge)
             if not self.failure and self.record["status"] != Status.UNSUPPORTED:
                 served = self.served_tasks(variant, judge)
+                with self.stage("evaluate"):
+                    self.weigh(judge)
                 with self.stage("serve"), self.endpoint(variant) as endpoint:
                     self.load(endpoint)
                     self.ask(served, endpoint)
                 with self.stage("evaluate"):
                     self.compare(served)
-                    self.evaluate(judge)
+                    self.evaluate(judge, [name for name in self.config.tasks if name not in self.weighed])
+                    self.record["comparisons"] = family(self.summaries())
             return self.finish()
         except KeyboardInterrupt:
             self.finish(Status.INTERRUPTED)
@@ -197,7 +205,7 @@ class Cell:
             return
         for name in self.config.tasks:
             task = self.config.task(name)
-            if not isinstance(task, ServedTaskConfig):
+            if not isinstance(task, ServedTaskConfig) or self.skipped(name, task):
                 continue
             try:
                 task.check()
@@ -234,14 +242,45 @@ class Cell:
                 served.evaluate(name, self.generated[name])
                 self.note(slot, Status.COMPLETE)
 
-    def evaluate(self, judge: Judge) -> None:
-        """Every scored task that is not measured yet."""
+    def weigh(self, judge: Judge) -> None:
+        """Where bounds are given, the cheap tasks first: whether the others are worth their time."""
+        bounds = self.config.stop_when
+        if not bounds.given or not self.has_weights or not self.context.stages.evaluate:
+            return
+        self.weighed = [name for name in self.config.tasks if is_evidence(self.config.task(name))]
+        self.evaluate(judge, self.weighed)
+        self.hopeless = hopeless(self.summaries(), bounds)
+        if self.hopeless is not None:
+            self.progress.within(stage="evaluate").say(self.hopeless)
+
+    def skipped(self, name: str, task: TaskConfig) -> bool:
+        """Whether a task is left out because the variant is hopeless; that is its result."""
+        if self.hopeless is None:
+            return False
+        assert self.store is not None
+        nowhere = self.store.child(ChildKind.TASK, name, key_of(["hopeless", identity(task)]))
+        why = CellFailure(FailureKind.HOPELESS, f"skipped, {self.hopeless}")
+        self.note(nowhere, Status.UNSUPPORTED, failure=described("evaluate", why))
+        return True
+
+    def summaries(self) -> dict[str, dict[str, Any]]:
+        """What the tasks found that are measured."""
+        assert self.store is not None
+        done = {
+            name: self.store.directory / entry["path"] / "summary.json"
+            for name, entry in self.record["tasks"].items()
+            if entry["status"] == Status.COMPLETE and name in self.config.tasks
+        }
+        return {name: read_json(path) for name, path in done.items() if path.is_file()}
+
+    def evaluate(self, judge: Judge, names: Sequence[str]) -> None:
+        """Every scored task among `names` that is not measured yet."""
         assert self.store is not None
         if not self.context.stages.evaluate:
             return
-        for name in self.config.tasks:
+        for name in names:
             task = self.config.task(name)
-            if task.needs_endpoint:
+            if task.needs_endpoint or self.skipped(name, task):
                 continue
             if not self.has_weights:
                 nowhere = self.store.child(ChildKind.TASK, name, key_of(["no weights", identity(task)]))

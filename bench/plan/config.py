@@ -12,7 +12,7 @@ from bench.base.errors import UsageError, nearest
 from bench.base.schema import expect, identity_when_changed, not_identity, schema
 from bench.engines.base import EngineConfig
 from bench.load.config import ScenarioConfig, WorkloadConfig
-from bench.quality.config import TaskConfig
+from bench.quality.config import StopWhen, TaskConfig
 from quantize.models import ModelConfig
 from quantize.schemes.base import SchemeConfig
 
@@ -24,7 +24,8 @@ class RunConfig:
 
     `baseline` is the scheme quality is compared with, over `base` where it is given (the unquantized model of a
     checkpoint that is quantized already), else over the same model. `workloads`, `scenarios` and `tasks` are plugins
-    by name; a scenario names the workload it uses. `repeat` tells repeated measurements of one cell apart.
+    by name; a scenario names the workload it uses. `repeat` tells repeated measurements of one cell apart. `stop_when`
+    bounds what a variant may lose before its expensive tasks are skipped.
     """
 
     model: ModelConfig = MISSING
@@ -37,6 +38,7 @@ class RunConfig:
     tasks: dict[str, Any] = field(default_factory=dict)
     repeat: int = 0
     out: str | None = not_identity(None)
+    stop_when: StopWhen = not_identity(default_factory=StopWhen)  # noqa: RUF009 - a field specifier
 
     def __post_init__(self) -> None:
         if self.repeat < 0:

@@ -44,6 +44,23 @@ class Method(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StopWhen:
+    """From where on a variant is hopeless: perplexity and divergence are then measured first, and all other tasks are
+    skipped once a figure's whole interval is above its bound. None: no bound.
+
+    `divergence`: its mean, nat per token; `perplexity_ratio`: to the baseline's, 1.1 is 10 % more.
+    """
+
+    divergence: float | None = None
+    perplexity_ratio: float | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether there is any bound."""
+        return self.divergence is not None or self.perplexity_ratio is not None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskConfig:
     """Base of the group."""
 

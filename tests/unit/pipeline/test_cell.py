@@ -60,3 +60,13 @@ def test_devices_that_the_engine_inherits_make_another_measurement(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert len({plain, told, key()}) == 3
     assert key("+engine.env.CUDA_VISIBLE_DEVICES=0") == told, "it inherits nothing"
+
+
+def test_a_hopeless_variants_other_tasks_are_skipped_and_say_why(tmp_path: Path, made: list[str]) -> None:
+    found = cell(tmp_path, "scheme=gguf_q8_0", "+task@tasks.mmlu=multiple_choice", "stop_when.divergence=0.5")
+    found.quantize()
+    found.hopeless = "hopeless: mean_divergence of d is 0.8, above stop_when.divergence=0.5"
+    found.evaluate(None, ["mmlu"])  # type: ignore[arg-type]  # nothing is judged
+    entry = found.record["tasks"]["mmlu"]
+    assert (entry["status"], entry["failure"]["kind"]) == ("unsupported", "hopeless")
+    assert "above stop_when.divergence=0.5" in entry["failure"]["message"]
