@@ -173,7 +173,7 @@ def curve_of(values: Floats, points: int) -> Curve | None:
         even = np.linspace(0, n - 1, points - tail)
         fine = n - 1 - np.geomspace(0.1 * n, 1, tail) + 1
         ranks = np.unique(np.concatenate([even, fine, [n - 1]]).round().astype(np.int64).clip(0, n - 1))
-    return Curve(at=known[ranks], share=(ranks + 1) / n, n=n)
+    return Curve(at=known[ranks], share=np.searchsorted(known, known[ranks], side="right") / n, n=n)
 
 
 def bin_width_s(duration_s: float, bins: int) -> float:

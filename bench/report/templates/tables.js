@@ -25,15 +25,16 @@ const Tables = (() => {
         c += cell.colSpan;
       }
     });
-    const heads = (taken[taken.length - 1] || []).map((_, c) =>
-      [...new Set(taken.map(row => row[c]))].map(cell => text(cell)).join(": "));
+    const heads = () => (taken[taken.length - 1] || []).map((_, c) =>
+      [...new Set(taken.map(row => row[c]))].map(cell => text(cell.querySelector(".sort") || cell)).join(": "));
     return {found, heads};
   }
 
-  const text = cell => cell.innerText.replace(/\s+/g, " ").trim();
+  /* textContent, not innerText: the latter lays the page out anew for every cell. */
+  const text = cell => [...cell.childNodes].map(node => node.textContent.replace(/\s+/g, " ").trim()).filter(Boolean).join(" ");
   const plain = cell => {
     const first = cell.querySelector("bdi, .v");
-    return (first ? first.innerText : cell.innerText).replace(/\s+/g, " ").trim();
+    return first ? first.textContent.replace(/\s+/g, " ").trim() : text(cell);
   };
   const keyOf = cell => {
     if (!cell) return null;
@@ -115,7 +116,7 @@ const Tables = (() => {
     const save = make("button", {type: "button", textContent: "Download CSV"});
     save.addEventListener("click", () => {
       const [names, values] = all ? all()
-        : [heads, rows().filter(row => !row.hidden).map(row => [...row.cells].map(value))];
+        : [heads(), rows().filter(row => !row.hidden).map(row => [...row.cells].map(value))];
       download(title, csv(names, values));
     });
     tools.append(save);

@@ -18,7 +18,7 @@ from bench.report.build import build_report
 from bench.report.clean import clean, one_line, short, tail
 from bench.report.markdown import escape
 from bench.report.redact import HIDDEN, redact, redact_command
-from tests.unit.report.fake_runs import FakeRun, failed, write_json
+from tests.unit.report.fake_runs import FakeRun, add_recordings, failed, write_json
 from tests.unit.report.page_reader import Page
 
 HOSTILE = {
@@ -50,8 +50,9 @@ def poison(value: Any, text: str) -> Any:
 def test_hostile_text_in_every_field(tmp_path: Path, kind: str) -> None:
     text = HOSTILE[kind]
     run = FakeRun(tmp_path / "run")
-    run.cell("F16")
-    run.cell("Q8_0")
+    said = text.encode("utf-8", "replace").decode()
+    for variant in ("F16", "Q8_0"):
+        add_recordings(run.cell(variant), said=said)
     run.cell("Q4_0", scenarios=(), tasks=False, **failed(log_tail="x"))
     run.plan("x", reason="y")
     for path in [*run.directory.rglob("cell.json"), *run.directory.rglob("summary.json")]:
@@ -85,6 +86,8 @@ def test_hostile_text_in_every_field(tmp_path: Path, kind: str) -> None:
         letter for letter in page.own_text if (letter < " " and letter not in allowed) or "\x7f" <= letter <= "\x9f"
     ]
     assert not set(page.own_text) & set("\u202a\u202b\u202d\u202e\u2066\u2067\u2068\u200f")
+    assert {"plot-distribution", "plot-time", "plot-requests"} <= {plot["id"] for plot in page.plots}
+    assert "of 40 changed" in page.own_text
     table = (tmp_path / "report/summary.csv").read_text(encoding="utf-8")
     assert not [letter for letter in table if (letter < " " and letter != "\n") or letter == "\u202e"]
     for row in csv.DictReader(io.StringIO(table)):
