@@ -40,7 +40,9 @@ def test_prompts_answered_from_the_servers_cache_spoil_what_they_flatter() -> No
     counted = {"prompt_tokens": 1000, "cached_tokens": None, "output_tokens": 5}
     seen = observe(counters(0, 0), counters(900, 5), counted=counted, others_cores=0.0)
     assert seen["cached_share"] == 0.1
-    assert seen["spoiled"] == {"prefix_cached": ["input_throughput", "total_throughput", "ttft", "ttft_from_schedule"]}
+    assert seen["spoiled"] == {
+        "prefix_cached": ["input_throughput", "total_throughput", "ttfo", "ttft", "ttft_from_schedule"]
+    }
     assert seen["validity"] == []
     much = observe(counters(0, 0), counters(300, 5), counted=counted, others_cores=0.0)["spoiled"]["prefix_cached"]
     assert {"output_throughput", "e2e_latency"} <= set(much)
