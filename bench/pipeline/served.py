@@ -4,7 +4,7 @@ the figures, when no server runs any more."""
 from __future__ import annotations
 
 import contextlib
-import tempfile
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -70,7 +70,6 @@ class ServedTasks:
         self._store = store
         self._baseline_made = baseline
         self._served_model = served_model
-        self._scratch = tempfile.TemporaryDirectory(prefix="quantbench-tasks-")
 
     @cached_property
     def _baseline(self) -> Artefact | None:
@@ -144,6 +143,14 @@ class ServedTasks:
             "finished": utc_now(),
         }
         write_json(folder / "manifest.json", manifest)
+        shutil.rmtree(self._work / name, ignore_errors=True)
+        with contextlib.suppress(OSError):  # what another task left there when it failed
+            self._work.rmdir()
+
+    @property
+    def _work(self) -> Path:
+        """Where evaluators run; what one leaves when it fails stays there to be looked at."""
+        return self._store.directory / "work"
 
     @cached_property
     def _baseline_key(self) -> str:
@@ -177,7 +184,7 @@ class ServedTasks:
         engine, progress = self._config.engine, self._progress.within(stage=f"evaluate {name}")
         attached = bool(engine.base_url)
         folder = self._store.directory / "generations" if attached else self._context.cache / "generations"
-        work_dir = Path(self._scratch.name) / f"{name}-{artefact.key}"
+        work_dir = self._work / name / artefact.key
         return Session(
             key=artefact.key,
             label=artefact.label,

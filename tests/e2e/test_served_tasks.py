@@ -36,7 +36,7 @@ ASKED = (
 @pytest.fixture(scope="module")
 def workspace(make_workspace: Callable[[str], Workspace]) -> Workspace:
     made = make_workspace("served-tasks")
-    rows = [{"prompt": f"Q: What is the capital of {c}?\nA:", "answer": n} for c, n in CAPITALS.items()]
+    rows = [{"prompt": f"The capital of {c} is", "answer": n} for c, n in CAPITALS.items()]
     (made.folder / "capitals.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return made
 

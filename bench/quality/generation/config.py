@@ -355,11 +355,18 @@ class JudgeConfig:
     `api_key_env` names the variable with its key.
     """
 
-    url: str = ""
+    url: str = not_identity("")
     model: str = ""
-    api_key_env: str = ""
+    api_key_env: str = not_identity("")
     max_tokens: int = 2048
     concurrency: int = 8
+
+    def __post_init__(self) -> None:
+        if "@" in self.url and not self.url.startswith("unix:"):
+            raise ValueError("judge.url: credentials do not belong in a URL; use judge.api_key_env")
+        for name in ("max_tokens", "concurrency"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"judge.{name}={getattr(self, name)} must be at least 1")
 
 
 class Grading(StrEnum):
@@ -457,6 +464,8 @@ class LmEvalConfig(ServedTaskConfig):
             raise ValueError(f"task.limit={self.limit} must be 0 (all) or more")
         if self.concurrency < 1:
             raise ValueError(f"task.concurrency={self.concurrency} must be at least 1")
+        if "trust_remote_code" in self.model_args:
+            raise ValueError("task.model_args.trust_remote_code: code of a checkpoint is never run; leave it out")
 
     @property
     def toolchain(self) -> str | None:

@@ -40,6 +40,7 @@ def run(request: dict[str, Any], progress: Callable[..., None]) -> dict[str, Any
         found = simple_evaluate(
             model=request["model"],
             model_args=request["model_args"],
+            device=device(request["model"]),
             tasks=request["tasks"],
             num_fewshot=request["num_fewshot"],
             limit=request["limit"] or None,
@@ -67,6 +68,15 @@ def run(request: dict[str, Any], progress: Callable[..., None]) -> dict[str, Any
     }
     Path(request["out"]).write_text(json.dumps(out, allow_nan=False), encoding="utf-8")
     return {"version": importlib.metadata.version("lm-eval"), "samples": len(samples)}
+
+
+def device(model: str) -> str | None:
+    """What a model in process computes on; lm-eval would ask for a GPU that is not there."""
+    if model != "hf":
+        return None
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def flat(task: str, sample: dict[str, Any]) -> dict[str, Any]:

@@ -13,12 +13,14 @@ import pytest
 from bench.base.errors import UsageError
 from bench.base.progress import Progress
 from bench.engines.running import Endpoint
+from bench.quality.generation.cache import AnswerStore
 from bench.quality.generation.config import LmEvalConfig, LmEvalModel
 from bench.quality.generation.evaluate import evaluate_served
 from bench.quality.generation.session import Session
-from bench.toolchains.worker import WorkerError
+from bench.toolchains.worker import WorkerError, run_worker
 from quantize.run import ConfiguredToolchains
 from tests.integration.quality.test_served_tasks import llama_server, session
+from tests.support import CHECKOUT
 
 pytestmark = [pytest.mark.toolchains, pytest.mark.llama_cpp]
 
@@ -110,3 +112,61 @@ def test_weights_that_lm_eval_cannot_load_are_refused(endpoint: Endpoint, tmp_pa
     task = LmEvalConfig(tasks=["capitals"], model=LmEvalModel.hf)
     with pytest.raises(UsageError, match="loads Hugging Face weights itself"):
         task.generate(asking(endpoint, tmp_path, "v"))
+
+
+CHOICES = """
+task: sums
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {data}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{question}}}} ="
+doc_to_choice: ["1", "2", "3"]
+doc_to_target: answer
+metric_list:
+  - metric: acc
+    aggregation: mean
+    higher_is_better: true
+metadata: {{version: 1.0}}
+"""
+
+
+def test_a_hugging_face_variant_is_evaluated_in_process(tmp_path: Path) -> None:
+    """Log-likelihoods of given continuations, on a tiny model with random weights: chance is what it gets."""
+    toolchain = ConfiguredToolchains().ensure("lm_eval", Progress())
+    text = tmp_path / "text.txt"
+    text.write_text(
+        "\n".join(f"{a} + {b} is {a + b}, said the teacher number {a * b}." for a in range(40) for b in range(40))
+    )
+    folder = tmp_path / "model"
+    request = {"task": "make", "folder": str(folder), "text": str(text), "dtype": "float32"}
+    worker = CHECKOUT / "tests" / "integration" / "quantize" / "tiny_checkpoint.py"
+    run_worker(toolchain, worker, request, work_dir=tmp_path / "make", log=tmp_path / "make.log", progress=Progress())
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    data = tasks / "sums.jsonl"
+    data.write_text("".join(json.dumps({"question": f"{n} + 1", "answer": n}) + "\n" for n in range(3)) * 4)
+    (tasks / "sums.yaml").write_text(CHOICES.format(data=data))
+    asked = Session(
+        key="v",
+        label="tiny",
+        server=lambda: pytest.fail("no server is needed"),
+        store=AnswerStore(tmp_path / "v.jsonl"),
+        progress=Progress(),
+        work_dir=tmp_path / "work",
+        model_path=folder,
+        model_format="hf",
+        toolchain=lambda _: toolchain,
+    )
+    task = LmEvalConfig(tasks=["sums"], include_path=str(tasks), model=LmEvalModel.hf, limit=6)
+    run = task.generate(asked)
+    summary = evaluate_served(
+        task, own=(asked, run), base=(asked, run), scored_by={}, out=tmp_path / "out", progress=Progress()
+    )
+    metric = summary["metrics"]["sums_acc"]
+    assert metric["n"] == 6
+    assert metric["lo"] <= metric["value"] <= metric["hi"]
+    assert summary["metrics"]["sums_acc_change"]["value"] == 0
+    assert {row["filter"] for row in run.samples} == {"none"}
