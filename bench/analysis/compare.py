@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bench.analysis.candidates import WATERMARK
 from bench.analysis.comparability import Facet, differences
 from bench.analysis.config import MarginConfig
 from bench.analysis.economics import accuracy_tags
@@ -161,6 +162,8 @@ def _unique(groups: Sequence[Group]) -> bool:
 def _notes(own: Cell, other: Cell) -> Iterator[str]:
     if own.machine and other.machine and own.machine_id != other.machine_id:
         yield f"{own.label}: the two were measured on different machines, so speeds compare machines too."
+    if own.variant_label != other.variant_label and not (own.has_gpu and other.has_gpu):
+        yield WATERMARK
     builds = [str(cell.engine.get("build")) for cell in (own, other) if cell.engine.get("build")]
     if len(set(builds)) > 1:
         yield f"{own.label}: engine builds differ ({', then '.join(builds)})."

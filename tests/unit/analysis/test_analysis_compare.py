@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from bench.analysis.candidates import WATERMARK
 from bench.analysis.compare import Change, SideBySide, compare
 from bench.analysis.config import MarginConfig
 from bench.analysis.estimate import Verdict
@@ -176,6 +177,8 @@ def test_cells_without_a_counterpart_are_named(tmp_path: Path) -> None:
     assert {each.cell for each in side.changes} == {"F16", "Q8_0"}
     single = sides(quickstart(tmp_path / "c", ("F16",)), quickstart(tmp_path / "d", ("Q8_0",)))
     assert found(single, "files", "size_bytes").verdict is Verdict.BETTER
+    assert single.notes == (WATERMARK,)
+    assert not side.notes
 
 
 def test_the_same_variants_under_several_settings_pair_by_their_settings(tmp_path: Path) -> None:
