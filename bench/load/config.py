@@ -113,6 +113,8 @@ class ScenarioConfig:
         _at_least(self, 1, "workers", "breaker")
         _at_least(self, self.fewest_requests(), "requests")
         _at_least(self, 0, "warmup", "seed", "drop_waves", "cooldown", "cooldown_s")
+        if self.requests and self.cooldown >= self.requests:
+            raise ValueError(f"cooldown is {self.cooldown}; it must be less than requests, {self.requests}")
         _positive(self, "connect_s", "first_token_s", "stall_s", "total_s")
 
     def files(self) -> dict[str, str]:

@@ -75,6 +75,7 @@ def test_stages_and_lengths_compose() -> None:
         ("scenario=trace", "missing: scenario.path"),
         ("scenario=trace scenario.path=x scenario.format=asure", "did you mean 'azure'"),
         ("scenario.cooldown=-1", "cooldown is -1"),
+        ("scenario.cooldown=64", "cooldown is 64; it must be less than requests, 64"),
         ("workload.system=x", "system needs api=chat"),
         ("workload.input_lengths.distribution=uniform", "uniform lengths need a maximum"),
         ("workload.prefix_groups=2", "prefix_groups and prefix_tokens go together"),
