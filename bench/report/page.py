@@ -82,7 +82,7 @@ def render_page(analysis: Analysis, answer: Answer, pictures: Sequence[Picture])
         reference=analysis.reference,
         loads=analysis.loads,
         price=price,
-        price_text=f"{fmt.listed_price(price.currency, price.per_hour)} per hour",
+        price_text=f"{fmt.listed_price(price.currency, price.hourly)} per hour",
         margins={name: fmt.percent(getattr(analysis.config.margins, name)) for name in ("throughput", "perplexity")},
         limit=fmt.percent(analysis.config.max_perplexity_increase),
         comparison=tables.comparison(analysis, answer.choice),
