@@ -223,7 +223,7 @@ def _send(plan: _Plan, progress: Progress, stop_when: Callable[[], bool]) -> typ
 
     def show(counts: Counts) -> None:
         failed = f", {counts['failed']} failed" if counts["failed"] else ""
-        live = sampler and {**vars(sampler.reading), **counts, "workers": workers}
+        live = None if sampler is None else {**vars(sampler.reading), **counts, "workers": workers}
         progress.advance(counts["done"], total, "requests", f"{counts['in_flight']} in flight{failed}", live=live)
 
     ending: type[BaseException] | None = None

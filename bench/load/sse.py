@@ -82,7 +82,7 @@ class SseSplitter:
             self._after_return = True
         elif not last.endswith(b"\n"):
             self._pending += lines.pop()
-        events = []
+        events: list[Event] = []
         for line in lines:
             returned = line.endswith(b"\r\n")
             self._size += len(line) - returned
