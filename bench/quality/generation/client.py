@@ -165,12 +165,21 @@ def read_answer(api: Api, reply: Mapping[str, Any]) -> Answer:
         raise ValueError("no content")
     usage = reply.get("usage") or {}
     return Answer(
-        text=str(text or ""),
-        reasoning=None if reasoning is None else str(reasoning),
-        finish_reason=choice.get("finish_reason"),
-        prompt_tokens=usage.get("prompt_tokens"),
-        output_tokens=usage.get("completion_tokens"),
+        text=_text(text or ""),
+        reasoning=_text(reasoning),
+        finish_reason=_text(choice.get("finish_reason")),
+        prompt_tokens=_count(usage.get("prompt_tokens")),
+        output_tokens=_count(usage.get("completion_tokens")),
     )
+
+
+def _text(value: Any) -> str | None:
+    """Text that can be written: half a character, which JSON can carry, becomes a question mark."""
+    return None if value is None else str(value).encode("utf-8", "replace").decode("utf-8")
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _failed(error: AskError, message: str) -> Answer:

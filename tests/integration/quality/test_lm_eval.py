@@ -82,8 +82,11 @@ def test_a_task_of_ones_own_is_read_back_into_metrics_and_items(
 ) -> None:
     task = LmEvalConfig(tasks=["capitals"], include_path=str(tasks), model=model, concurrency=2)
     task.check()
-    own, base = ((each, task.generate(each)) for each in (asking(endpoint, tmp_path, key) for key in "vb"))
-    summary = evaluate_served(task, own=own, base=base, scored_by={}, out=tmp_path / "out", progress=Progress())
+    asked = asking(endpoint, tmp_path, "v")
+    own = (asked, task.generate(asked))
+    summary = evaluate_served(
+        task, own=own, base=(replace(asked, key="b"), own[1]), scored_by={}, out=tmp_path / "out", progress=Progress()
+    )
     items = pq.read_table(tmp_path / "out" / "items.parquet").to_pydict()
     metric = summary["metrics"]["capitals_exact_match_found"]
     assert metric["n"] == 4

@@ -119,6 +119,14 @@ def test_thinking_is_not_part_of_what_is_judged(tmp_path: Path) -> None:
     assert Answer(text=None).visible is None
 
 
+def test_what_a_server_says_can_be_written_whatever_it_is(tmp_path: Path) -> None:
+    reply = {"choices": [{"text": "half \ud83d of it", "finish_reason": 3}], "usage": {"completion_tokens": "many"}}
+    with serving(lambda *_: (200, json.dumps(reply))) as truth:
+        (answer,) = session(truth, tmp_path).answers(prompts(1), LIMITS)
+    assert (answer.text, answer.finish_reason, answer.output_tokens) == ("half ? of it", "3", None)
+    assert AnswerStore(tmp_path / "v.jsonl").get(prompts(1)[0]) == answer
+
+
 def test_the_model_and_its_key_are_not_part_of_what_was_asked() -> None:
     request = chat([user("?")], Sampling(stop=("x",), extra={"top_k": 1}))
     assert request.api is Api.chat
