@@ -58,7 +58,7 @@ def is_growing(sent_ns: Ints, flying: Ints) -> bool:
 
     The growth of a straight line is more than 3 % of the requests, and more than what chance does to a queue at
     capacity: 2 √n, or √n where MSER-5 finds no steady part either. Near capacity more requests tell more: of 1,000 at
-    110 % of it three quarters are recognised and of 3,000 nearly all, at 90 % fewer than one in fifty is called growing.
+    110 % of it three quarters are recognised, of 3,000 nearly all; at 90 % fewer than one in twenty is called growing.
     """
     n = len(sent_ns)
     if n < FEWEST:
