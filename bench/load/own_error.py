@@ -184,7 +184,7 @@ def usage_disagrees(sample: Sample, rows: Mask) -> Mask:
 
 
 def prefixes_are_shared(scenario: ScenarioConfig, workload: WorkloadConfig) -> bool:
-    """Whether answers from a prefix cache are part of what is measured: prefixes that workload or trace share."""
+    """Whether what a prefix cache answers is part of what is measured: the workload or the trace shares prefixes."""
     replayed = isinstance(scenario, TraceConfig) and scenario.lengths and isinstance(workload, SyntheticConfig)
     return replayed or workload.shares_prefixes()
 
