@@ -20,6 +20,7 @@ from bench.report.plot_raw import raw_plots
 from bench.report.plot_variants import quality_forest, tradeoff
 from bench.report.plots import Cast, Plot, as_json, cast_of
 from bench.report.redact import redact_command
+from bench.report.remedies import remedy
 from bench.report.render import Picture
 from bench.report.unmeasured import not_measured
 
@@ -57,7 +58,7 @@ def render_page(analysis: Analysis, answer: Answer, pictures: Sequence[Picture])
         trim_blocks=True,
         finalize=lambda value: clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
     )
-    environment.filters |= {"short": short, "tail": tail}
+    environment.filters |= {"short": short, "tail": tail, "remedy": remedy}
     price = analysis.config.price
     cast = cast_of(analysis, answer.choice)
     plots, left_out = page_plots(cast)

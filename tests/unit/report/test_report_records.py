@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from bench.analysis.load import load_results
+from bench.base.errors import FailureKind
 from bench.report.records import artefacts
+from bench.report.remedies import remedy
 from tests.unit.report.fake_runs import FakeRun, write_json
 
 RECORDED = {
@@ -67,3 +69,9 @@ def test_what_a_manifest_lacks_is_not_told(tmp_path: Path, changes: dict[str, An
     told = facts(tmp_path / "run", **changes)
     assert not {"packing", "quantized layers", "left as they are", "group size", "calibration"} & set(told)
     assert told["parameters"] == "134,515,008"
+
+
+def test_every_kind_of_failure_has_a_remedy_of_its_own() -> None:
+    remedies = {remedy(kind.value) for kind in FailureKind}
+    assert len(remedies) == len(FailureKind)
+    assert "the end of the log" in remedy("of another version")
