@@ -15,6 +15,7 @@ from bench.base.progress import Progress
 from bench.engines.llama_cpp_scoring import LlamaCppScorer
 from bench.engines.running import Endpoint
 from bench.engines.scoring import ChoiceGroup, PromptGroup
+from bench.engines.workers.score_rows import Kept
 from bench.quality.config import MultipleChoiceConfig, PerplexityConfig
 from bench.quality.evaluate import evaluate
 from bench.quality.generation.config import ServedTaskConfig
@@ -105,11 +106,12 @@ def test_letters_as_choices_are_letters_as_tokens_and_a_kill_costs_what_was_not_
     assert found.tokens.tolist() == [1] * 16
 
     # Two of the four questions, as a worker that was killed in between leaves them.
-    (part,) = sorted(kept.glob("0*.npz"))
-    with np.load(part, allow_pickle=False) as rows:
-        columns = {name: rows[name][:2] for name in rows.files}
+    rows = Kept(str(kept)).columns()
+    for part in kept.glob("*.npz"):
+        part.unlink()
+    columns = {name: values[:2] for name, values in rows.items()}
     columns["logprobs"] = columns["logprobs"] + 1.0  # so that it shows whose they are
-    np.savez(part, allow_pickle=False, **columns)
+    np.savez(kept / "00000000.npz", allow_pickle=False, **columns)
     resumed = letters("resumed", kept)
     assert resumed.logprobs[:2] == pytest.approx(whole.logprobs[:2] + 1.0, abs=1e-12)
     assert resumed.logprobs[2:] == pytest.approx(whole.logprobs[2:], abs=1e-9)
