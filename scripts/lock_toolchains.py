@@ -149,6 +149,7 @@ WANTED: dict[str, Lock] = {
     ),
     "autoawq_source": Lock(requirements=("autoawq==0.2.9", "auto-gptq==0.7.1"), resolve=False),
     "xllamacpp": Lock(requirements=("xllamacpp==2026.10.11549",)),
+    "guidellm": Lock(requirements=("guidellm==0.8.1", TORCH), leave_out=TORCH_OWN),
     "lm_eval": Lock(
         requirements=(
             "lm_eval[api,hf]==0.4.13",

@@ -52,8 +52,9 @@ def build() -> Path:
 
 
 class TruthServer:
-    """A running truth server on loopback. `slots` is how many requests it works on at once (0: all), so that its capacity
-    is known; `cpu` pins it to one core; `port` 0 takes a free one. A context manager.
+    """A running truth server on loopback. `slots` is how many requests it works on at once (0: all), so that its
+    capacity is known; `cpu` pins it to one core; `port` 0 takes a free one; `by_arrival` numbers requests as they come,
+    not by their ids. A context manager.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class TruthServer:
         slots: int = 0,
         cpu: int | None = None,
         port: int = 0,
+        by_arrival: bool = False,
         api_key: str | None = None,
     ) -> None:
         self._api_key = api_key
@@ -73,6 +75,7 @@ class TruthServer:
         command = [str(binary), "--ready-fd", str(ready_write), "--ttft-us", str(round(ttft_ms * 1000))]
         command += ["--itl-us", str(round(itl_ms * 1000)), "--tokens", str(tokens), "--port", str(port)]
         command += ["--slots", str(slots)]
+        command += ["--by-arrival", "1"] if by_arrival else []
         command += [] if cpu is None else ["--cpu", str(cpu)]
         try:
             self.process = spawn(

@@ -9,7 +9,9 @@
  * With --slots N only N requests are worked on at once: the others wait in order of arrival, and their ttft begins when
  * a slot becomes free. So the capacity is known: N / (ttft + (tokens - 1) * itl).
  *
- * usage: server --ready-fd FD [--port P] [--ttft-us N] [--itl-us N] [--tokens N] [--slots N] [--cpu N]
+ * With --by-arrival requests are numbered as they come instead, from FIRST on: for clients whose ids do not count.
+ *
+ * usage: server --ready-fd FD [--port P] [--ttft-us N] [--itl-us N] [--tokens N] [--slots N] [--cpu N] [--by-arrival FIRST]
  * With TRUTH_API_KEY in the environment, requests without that bearer token get a 401.
  */
 #define _GNU_SOURCE
@@ -64,6 +66,7 @@ static int default_tokens = 128, poller;
 static int slots, busy; /* requests worked on at once (0: all), and now */
 static struct connection *waiting;
 static const char *api_key;
+static uint32_t by_arrival; /* when not 0: the number of the next request */
 
 static int64_t clock_ns(clockid_t clock) {
     struct timespec t;
@@ -368,8 +371,8 @@ static enum fault chosen_fault(const char *body, uint32_t request) {
 
 static void generate(struct connection *c, const char *head, const char *body) {
     const char *id = find_header(head, "\nX-Request-Id:"), *dash;
-    c->request = 0;
-    if (id) {
+    c->request = by_arrival ? by_arrival++ : 0;
+    if (id && !by_arrival) {
         size_t length = strcspn(id, "\r\n");
         for (dash = id + length; dash > id && dash[-1] >= '0' && dash[-1] <= '9'; dash--) {}
         c->request = strtoul(dash, NULL, 10);
@@ -426,6 +429,7 @@ static int authorised(const char *head) {
 static void dispatch(struct connection *c, const char *head, const char *body) {
     if (!authorised(head)) answer(c, "401 Unauthorized", "application/json", "{\"error\":\"key\"}", 15);
     else if (!strncmp(head, "GET /v1/models", 14)) list_models(c);
+    else if (!strncmp(head, "GET /health", 11)) answer(c, "200 OK", "application/json", "{}", 2);
     else if (!strncmp(head, "GET /truth/log", 14)) {
         answer(c, "200 OK", "application/octet-stream", records, record_count * sizeof *records);
         record_count = 0;
@@ -516,6 +520,7 @@ int main(int argc, char **argv) {
         else if (!strcmp(argv[i], "--itl-us")) itl_ns = value * 1000;
         else if (!strcmp(argv[i], "--tokens")) default_tokens = value;
         else if (!strcmp(argv[i], "--slots")) slots = value;
+        else if (!strcmp(argv[i], "--by-arrival")) by_arrival = value;
         else if (!strcmp(argv[i], "--cpu")) {
             cpu_set_t set;
             CPU_ZERO(&set);
