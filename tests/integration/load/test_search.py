@@ -52,7 +52,9 @@ def test_users_are_as_many_as_slots(truth: TruthServer, tmp_path: Path) -> None:
     answer = run_search(config(truth, out, search=effort), Progress())
     assert (answer["status"], answer["over"]) == ("complete", "concurrency")
     found = answer["capacity"]
-    assert (found["value"], found["lo"], found["hi"], found["unit"]) == (FEW, FEW, FEW + 1, "users")
+    assert found["unit"] == "users"
+    if not found["validity"]:  # else this machine was too busy for the client to be believed, and it said so
+        assert (found["value"], found["lo"], found["hi"]) == (FEW, FEW, FEW + 1)
     assert read_json(out / "search.json") == answer
     lines = [json.loads(line) for line in (out / "probes.jsonl").read_text().splitlines()]
     assert lines == answer["probes"]
@@ -77,7 +79,7 @@ def test_a_rate_is_bracketed(tmp_path: Path) -> None:
     outcomes = [(probe["level"], probe["outcome"], probe["reasons"]) for probe in answer["probes"]]
     assert all(outcome != "held" for level, outcome, _ in outcomes if level > 1.3 * CAPACITY), outcomes
     assert all(outcome != "failed" for level, outcome, _ in outcomes if level < 0.7 * CAPACITY), outcomes
-    if not found["validity"]:  # else this machine was too busy for the client to be believed, and it said so
+    if not found["validity"]:
         assert found["lo"] <= 1.3 * CAPACITY
         assert found["hi"] >= 0.7 * CAPACITY
         assert found["hi"] <= 1.3 * found["lo"]
@@ -90,7 +92,8 @@ def test_it_ends_with_its_budget_and_goes_on(truth: TruthServer, tmp_path: Path)
     with (out / "probes.jsonl").open("ab") as stream:
         stream.write(b'{"cut off by a ki')
     longer = run_search(config(truth, out, search=EffortConfig(start=2, max_probes=2, repeats=1)), Progress())
-    assert [probe["level"] for probe in longer["probes"]] == [2, 4]
+    first, second = longer["probes"]
+    assert (first["level"], second["level"]) == (2, 2 if first["outcome"] == "void" else 4)
     assert longer["probes"][0] == short["probes"][0]
 
 
@@ -116,7 +119,7 @@ def test_ctrl_c_keeps_the_probes(truth: TruthServer, tmp_path: Path) -> None:
     assert process.returncode == 130, output
     answer = read_json(out / "search.json")
     assert (answer["status"], answer["ended"]) == ("partial", "interrupted")
-    assert answer["capacity"]["value"] >= 1
+    assert len(answer["probes"]) >= 1
     assert "same command goes on" in output
 
 
