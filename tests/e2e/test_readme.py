@@ -166,7 +166,7 @@ def reader(quickstart: Quickstart) -> Iterator[Reader]:
 def test_the_readme_shows_the_commands_that_matter() -> None:
     subcommands = {line.split()[1] for line in COMMANDS if line.startswith("quantbench ")}
     shown = {"run", "quantize", "evaluate", "fit", "serve", "load", "report", "status", "toolchain", "doctor"}
-    assert subcommands == shown | {"convert-safetensors", "engines", "search", "recommend", "compare"}
+    assert subcommands == shown | {"convert-safetensors", "engines", "search", "recommend", "compare", "calibrate"}
     assert {"make quickstart", "make test"} <= set(COMMANDS)
 
 
