@@ -391,7 +391,7 @@ def real_report(request: pytest.FixtureRequest) -> Path:
 def test_the_report_of_a_real_quickstart(open_report: Open, real_report: Path) -> None:
     page = open_report(real_report / "report.html")
     numbers = assert_numbers_equal_the_csv(page, real_report)
-    assert numbers > 150
+    assert numbers > 100
     figures = {path.name for path in (real_report / "figures").iterdir()}
     stems = {name.partition(".")[0] for name in figures}
     assert figures == {f"{name}.{suffix}" for name in stems for suffix in ("svg", "png", "pdf")}
@@ -403,6 +403,6 @@ def test_the_report_of_a_real_quickstart(open_report: Open, real_report: Path) -
         _, rows = table_of(drawn(page, chart))
         assert rows
     labels: Any = page.evaluate("Charts.charts.get('plot-time').figures.map(figure => figure.left[0].axis_label)")
-    assert "Output tokens/s" in labels
+    assert labels[0] in {"Output tokens/s", "Token-bearing events/s"}, "the latter where the stream tells no counts"
     assert "Requests, largest" in labels
     print(f"{numbers} numbers of {real_report.name}/report.html equal summary.csv")
