@@ -18,7 +18,7 @@ def calibrate(arguments: argparse.Namespace) -> int:
     """Measure the load generator's own error against the truth server, show it, keep it."""
     from bench.load.calibration import CalibrateConfig
 
-    display = prepare(arguments)
+    display = prepare(arguments, load_only=True)
     config = compose("calibrate", arguments.overrides, CalibrateConfig)
     from bench.load.calibrate import calibrate as measure
 

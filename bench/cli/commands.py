@@ -91,7 +91,7 @@ def load(arguments: argparse.Namespace) -> int:
     from bench.load.command import run_load
     from bench.load.config import LoadRunConfig
 
-    display = prepare(arguments)
+    display = prepare(arguments, load_only=True)
     config = compose("load", arguments.overrides, LoadRunConfig)
     summary = run_load(config, display.progress())
     rows = [_metric_row(tag, metric) for tag, metric in summary["metrics"].items()]
@@ -156,11 +156,11 @@ def _run(arguments: argparse.Namespace, overrides: Sequence[str], *, finish: Any
     return 1 if outcome.failed else 0
 
 
-def prepare(arguments: argparse.Namespace) -> Display:
-    """Everything that registers configs, then the display."""
-    from bench.pipeline.schemas import register_all
+def prepare(arguments: argparse.Namespace, *, load_only: bool = False) -> Display:
+    """Everything that registers configs (`load_only`: those of the load generator), then the display."""
+    from bench.pipeline.schemas import register_all, register_load
 
-    register_all()
+    (register_load if load_only else register_all)()
     load_plugins(arguments.plugin)
     return Display(quiet=arguments.quiet, json_lines=arguments.json_lines)
 
