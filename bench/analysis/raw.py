@@ -69,7 +69,7 @@ def read_requests(measurement: Measurement, numbers_read: Sequence[str] = _NUMBE
     if columns is None or not {"sent_ns", "status"} <= columns.keys():
         return None
     size = len(columns["status"])
-    main = columns["phase"] != "warmup" if "phase" in columns else np.ones(size, dtype=bool)
+    main = columns["phase"] == "main" if "phase" in columns else np.ones(size, dtype=bool)
 
     def numbers(name: str) -> Floats:
         if name not in columns:
