@@ -45,7 +45,7 @@ def test_the_edited_search_finds_what_the_original_finds(tmp_path: Path) -> None
         pytest.skip("no C compiler")
     config = load_toolchain_config("llama_cpp")
     assert isinstance(config, VenvConfig)
-    (edit,) = [step for step in config.steps if step.kind is StepKind.edit_source]
+    edit = next(step for step in config.steps if step.kind is StepKind.edit_source)
     bodies = [text.partition("\n\n//")[0] for text in (edit.before, edit.after)]
     source = tmp_path / "levels.c"
     source.write_text(PROGRAM % tuple(bodies))
