@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 CHROMIUM = "/usr/bin/chromium"
-COLOURS = 128
+COLOURS = 256
 DESKTOP, PHONE = (1280, 1000), (390, 844)
 
 
@@ -64,7 +64,7 @@ def _settle(tab: Page) -> None:
 def _save(picture: bytes, path: Path) -> None:
     """With few colours, so that the picture is small."""
     image = Image.open(io.BytesIO(picture)).convert("RGB")
-    image.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
+    image.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"{path}: {path.stat().st_size // 1000} kB")
 
 
