@@ -7,7 +7,7 @@ Both get the same prompts, to the character, few-shot examples included. lm-eval
 prompt log-probabilities leave the engine's prefix cache aside; it is run at each of `--lm-eval-concurrency` and its
 best counts. Ours is run twice, each on a fresh cache of answers, and the slower counts; and once more one request at a
 time. How far letters move among ours, and among lm-eval's at its concurrencies, is the self-noise: an answer that
-differs between the two is a fault only where the two letters are further apart than twice that. The goal is 6 times.
+differs is a fault only where the two letters are further apart than twice that. The goal is 6 times.
 """
 
 from __future__ import annotations

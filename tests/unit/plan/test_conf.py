@@ -25,7 +25,7 @@ OPEN = {
     "workload/sharegpt": ["workload.path=sharegpt.json"],
 }
 LOAD = ["endpoint.url=http://127.0.0.1:1", "endpoint.model=m", "out=out"]
-ROOTS = {"run", "plan", "load", "report", "fit"}
+ROOTS = {"run", "plan", "load", "report", "fit", "search", "calibrate"}
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=str)
