@@ -258,7 +258,7 @@ class Client:
             data = self._reader.read(connection.sock, connection.slot, self._record)
             if data is None:
                 return
-            connection.last_ns = monotonic_ns()
+            connection.last_ns = self._record.read_ns if data else monotonic_ns()
             if not data:
                 if connection.framing.status:
                     self._end(connection, End.eof, connection.last_ns, reuse=False)

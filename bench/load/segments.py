@@ -24,6 +24,7 @@ from pathlib import Path
 from time import monotonic_ns
 
 HEADER = struct.Struct("<BIq16sI")
+HEADER_SIZE, pack_header = HEADER.size, HEADER.pack_into
 PAIR = struct.Struct("<qq")
 NO_STAMP = bytes(16)
 
@@ -40,6 +41,8 @@ class SegmentWriter:
         self._directory = directory
         self._stem = stem
         self._bytes = segment_bytes
+        self.read_ns = 0
+        """When the last read that was committed had returned, CLOCK_MONOTONIC."""
         self._full = segment_bytes - READ_BYTES - 2 * HEADER.size
         self._number = 0
         self._open()
@@ -69,10 +72,12 @@ class SegmentWriter:
 
     def data(self, slot: int, stamp: bytes, length: int) -> bytes:
         """Commit `length` bytes that were read to just behind the next header; returns them."""
-        start = self.position + HEADER.size
-        HEADER.pack_into(self.map, self.position, DATA, slot, monotonic_ns(), stamp, length)
-        self.position = start + length
-        return self.map[start : self.position]
+        position = self.position
+        start = position + HEADER_SIZE
+        self.read_ns = ns = monotonic_ns()
+        pack_header(self.map, position, DATA, slot, ns, stamp, length)
+        self.position = end = start + length
+        return self.map[start:end]
 
     def mark(self, tag: int, slot: int, ns: int, *, stamp: bytes = NO_STAMP, payload: bytes = b"") -> None:
         """Append a record that is not a read; `payload` must be short."""

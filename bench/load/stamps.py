@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from typing import Protocol
 
-from bench.load.segments import HEADER, NO_STAMP, READ_BYTES, SegmentWriter
+from bench.load.segments import HEADER_SIZE, NO_STAMP, READ_BYTES, SegmentWriter
 from bench.load.tls import TlsStream
 
 SO_TIMESTAMPING = 37
@@ -56,7 +56,7 @@ class KernelReader:
 
     def read(self, sock: Stream, slot: int, record: SegmentWriter) -> bytes | None:
         record.make_room()
-        start = record.position + HEADER.size
+        start = record.position + HEADER_SIZE
         try:
             length, ancillary, _, _ = sock.recvmsg_into((record.view[start : start + READ_BYTES],), _ANCILLARY_BYTES)
         except BlockingIOError:
@@ -77,7 +77,7 @@ class UserReader:
 
     def read(self, sock: Stream, slot: int, record: SegmentWriter) -> bytes | None:
         record.make_room()
-        start = record.position + HEADER.size
+        start = record.position + HEADER_SIZE
         try:
             length = sock.recv_into(record.view[start : start + READ_BYTES])
         except BlockingIOError:
