@@ -4,6 +4,19 @@ from __future__ import annotations
 
 _HEAD_LIMIT = 64 * 1024
 _LINE_LIMIT = 8 * 1024
+_USUAL_BYTES = 4096
+
+
+def _size_lines(whole: int) -> tuple[bytes, ...]:
+    """How a chunk of `whole` bytes, its framing included, begins as servers write it: in lower or upper case."""
+    for digits in (1, 2, 3):
+        length = whole - digits - 4
+        if length > 0 and len(b"%x" % length) == digits:
+            return b"%x\r\n" % length, b"%X\r\n" % length
+    return ()
+
+
+_SIZE_LINES = tuple(_size_lines(whole) for whole in range(_USUAL_BYTES))
 
 
 class BadHttp(ValueError):
@@ -39,14 +52,10 @@ class Framing:
 
     def feed(self, data: bytes) -> bool:
         """Take the bytes of one read; True when the answer is whole. Raises BadHttp."""
-        if self._between and data.endswith(b"\r\n"):
-            line_end = data.find(b"\r\n", 1, 10)
-            try:  # one whole chunk in one read, the usual case
-                if line_end > 0 and 0 < int(data[:line_end], 16) == len(data) - line_end - 4:
-                    self.body_bytes += len(data)
-                    return False
-            except ValueError:
-                pass  # an extension behind the size, or no size: below
+        size = len(data)
+        if self._between and size < _USUAL_BYTES and data.startswith(_SIZE_LINES[size]) and data.endswith(b"\r\n"):
+            self.body_bytes += size  # one whole chunk in one read, the usual case
+            return False
         if not self.status:
             body = self._feed_head(data)
             if body is None:
