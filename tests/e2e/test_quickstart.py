@@ -117,12 +117,12 @@ def test_no_secret_and_no_other_environment_is_recorded(workspace: Workspace) ->
 
 
 def test_the_same_command_again_measures_nothing(workspace: Workspace, cells: dict[str, dict[str, Any]]) -> None:
-    before = {path: path.stat().st_mtime_ns for path in workspace.folder.rglob("*.parquet")}
+    before = {path: path.stat().st_mtime_ns for path in (workspace.folder / "results").rglob("*.parquet")}
     again = workspace.run("run", *QUICKSTART)
     assert again.returncode == 0, again.stdout + again.stderr
     assert again.stderr.count("already measured, reused") == 24
     assert "is ready after" not in again.stderr, "a fully cached cell starts no server"
-    assert {path: path.stat().st_mtime_ns for path in workspace.folder.rglob("*.parquet")} == before
+    assert {path: path.stat().st_mtime_ns for path in (workspace.folder / "results").rglob("*.parquet")} == before
 
 
 def test_a_changed_scenario_is_measured_and_the_rest_reused(
