@@ -5,13 +5,14 @@ Per read it does: receive into the recording, note the time, walk the framing. W
 
 from __future__ import annotations
 
+import itertools
 import select
 import ssl
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from select import EPOLLERR, EPOLLIN, EPOLLOUT
-from time import monotonic_ns
+from time import monotonic_ns, sleep
 
 from bench.base.clock import NS_PER_MS, NS_PER_S
 from bench.load import segments
@@ -26,6 +27,14 @@ from bench.load.timer import Timer
 TICK_NS = 50 * NS_PER_MS
 IDLE_NS = 4 * NS_PER_S
 """Servers close idle connections after 5 s and more; younger ones are safe to use again."""
+BREATH_NS = NS_PER_MS // 4
+"""How long arrivals gather before they are read, where the kernel's stamps tell when they came: waking up for each
+costs as much as reading it. Only at more than `CROWDED` events a tick, and not after a round with many."""
+CROWDED = 500
+_MANY = 16
+LAUNCHING_NS = NS_PER_MS
+"""Requests are sent for so long before what has arrived meanwhile is read: two events of a stream that wait together
+would share one stamp, while a request that is late shows itself as such."""
 _RECEIVING = State.receiving
 ANSWER_LIMIT = 256 * 1024 * 1024
 """Bytes of one body; a server that floods would fill the disk. Looked at every 50 ms."""
@@ -96,7 +105,8 @@ class Client:
         self._retired: list[Connection] = []
         self._stopping = False
         self._keep = True
-        self._launching = False
+        self._crowded = self._few = False
+        self._events = 0
         self._next_tick_ns = 0
         self._next_pair_ns = 0
         self._arrivals: Arrivals | None = None
@@ -145,9 +155,15 @@ class Client:
         due = self._arrivals.next_due_ns() if self._arrivals is not None else None
         if now >= self._next_tick_ns:
             self._tick(now)
-        self._timer.arm(self._next_tick_ns if due is None else min(due, self._next_tick_ns))
-        events = self._epoll.poll()
+        if self._few and self._crowded and (due is None or due - now > 2 * BREATH_NS):
+            sleep(BREATH_NS / NS_PER_S)
+        overdue = due is not None and due <= now
+        if not overdue:
+            self._timer.arm(self._next_tick_ns if due is None else min(due, self._next_tick_ns))
+        events = self._epoll.poll(0 if overdue else -1)
         woken = monotonic_ns()
+        self._events += len(events)
+        self._few = len(events) < _MANY
         by_fd = self._by_fd
         for descriptor, mask in events:
             connection = by_fd.get(descriptor)
@@ -172,20 +188,16 @@ class Client:
     # ---- beginning an exchange
 
     def _launch(self, now: int) -> None:
-        """Send everything that is due. Ends of exchanges call this again, hence the guard."""
-        if self._launching or self._arrivals is None:
-            return
-        self._launching = True
-        try:
-            while (request := self._arrivals.take(now)) is not None:
-                slot, scheduled_ns = request
-                taken_ns = monotonic_ns()
-                self._record.mark(segments.START, slot, taken_ns, stamp=segments.PAIR.pack(scheduled_ns, 0))
-                self.tally.in_flight += 1
-                self._begin(slot, taken_ns)
-                now = monotonic_ns()
-        finally:
-            self._launching = False
+        """Send what is due, as far as `LAUNCHING_NS` allows."""
+        assert self._arrivals is not None
+        until_ns = now + LAUNCHING_NS
+        while now < until_ns and (request := self._arrivals.take(now)) is not None:
+            slot, scheduled_ns = request
+            taken_ns = monotonic_ns()
+            self._record.mark(segments.START, slot, taken_ns, stamp=segments.PAIR.pack(scheduled_ns, 0))
+            self.tally.in_flight += 1
+            self._begin(slot, taken_ns)
+            now = monotonic_ns()
 
     def _begin(self, slot: int, now: int) -> None:
         outgoing = self._request_bytes(slot)
@@ -203,6 +215,7 @@ class Client:
         self._active[slot] = connection
         self._by_fd[connection.fd] = connection
         self._epoll.register(connection.fd, EPOLLOUT)
+        connection.awaited = EPOLLOUT
         try:
             connection.connect(self._dial)
         except OSError:
@@ -217,9 +230,15 @@ class Client:
         except OSError:
             self._lost(connection)
             return
-        if self._reader.stamps_sends:
-            self._left(connection, EPOLLERR)  # on loopback the stamp is there by now, elsewhere epoll will tell
-        self._epoll.modify(connection.fd, EPOLLIN if everything else EPOLLIN | EPOLLOUT)
+        if self._reader.stamps_sends:  # on loopback the stamp is there by now, elsewhere epoll will tell
+            for stamp in itertools.islice(transmit_stamps(connection.sock), 1):
+                self._record.mark(segments.LEFT, connection.slot, monotonic_ns(), stamp=stamp)
+        self._await(connection, EPOLLIN if everything else EPOLLIN | EPOLLOUT)
+
+    def _await(self, connection: Connection, events: int) -> None:
+        if connection.awaited != events:
+            self._epoll.modify(connection.fd, events)
+            connection.awaited = events
 
     def _left(self, connection: Connection, mask: int) -> int:
         """Record the stamps that a socket's error queue holds; what of `mask` is still to be handled."""
@@ -236,7 +255,7 @@ class Client:
             if connection.state == State.handshaking:
                 wanted = connection.handshake()
                 if wanted is not None:
-                    self._epoll.modify(connection.fd, wanted)
+                    self._await(connection, wanted)
                     return
         except ssl.SSLError:
             self._end(connection, ErrorKind.tls, monotonic_ns(), reuse=False)
@@ -309,7 +328,6 @@ class Client:
             self._arrivals.finished(connection.slot, now)
             if connection.kept is not None:
                 self._on_kept(connection.slot, connection.kept, kind.value)
-            self._launch(now)
 
     def _drop(self, connection: Connection) -> None:
         if connection.state == State.idle and connection in self._idle:
@@ -339,6 +357,8 @@ class Client:
 
     def _tick(self, now: int) -> None:
         self._next_tick_ns = now + TICK_NS
+        self._crowded = self._reader.late_reads_harmless and self._events > CROWDED
+        self._events = 0
         if now >= self._next_pair_ns:
             self._sample_clock()
             self._next_pair_ns = now + NS_PER_S

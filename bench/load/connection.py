@@ -40,6 +40,7 @@ class Connection:
 
     __slots__ = (
         "answered",
+        "awaited",
         "fd",
         "framing",
         "kept",
@@ -63,6 +64,8 @@ class Connection:
         self.sock: Stream = sock
         self.fd = sock.fileno()
         self.state = State.connecting
+        self.awaited = 0
+        """The epoll events it is registered for."""
         self.slot = -1
         self.framing = Framing()
         self.kept: list[bytes] | None = None

@@ -33,6 +33,9 @@ class Reader(Protocol):
     stamps_sends: bool
     """Whether the kernel leaves stamps of what was sent in the error queue of a prepared socket."""
 
+    late_reads_harmless: bool
+    """Whether the stamp of a read does not depend on when it is done."""
+
     def prepare(self, sock: socket.socket) -> None:
         """Called once on a fresh socket."""
         ...
@@ -50,6 +53,7 @@ class KernelReader:
 
     name = "kernel"
     stamps_sends = True
+    late_reads_harmless = True
 
     def prepare(self, sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, _FLAGS)
@@ -71,6 +75,7 @@ class UserReader:
 
     name = "user"
     stamps_sends = False
+    late_reads_harmless = False
 
     def prepare(self, sock: socket.socket) -> None:
         """Nothing to ask of the kernel."""
