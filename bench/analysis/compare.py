@@ -6,8 +6,9 @@ interval of each is that of its repeats where a cell was repeated, else of its b
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,7 +173,7 @@ def _notes(own: Cell, other: Cell) -> Iterator[str]:
 def _changes(own: Group, others: Group, margins: MarginConfig) -> Iterator[Change]:
     yield from _speeds(own, others, margins)
     paired = paired_tasks(own[0], others[0], margins)
-    for each in paired.values():
+    for each in itertools.chain.from_iterable(paired.values()):
         yield _paired(own[0], each)
     yield from _scores(own[0], others[0], paired, margins)
     yield from _exact(own[0], others[0])
@@ -287,7 +288,7 @@ def _paired(cell: Cell, paired: Paired) -> Change:
     )
 
 
-def _scores(own: Cell, other: Cell, paired: Mapping[str, Paired], margins: MarginConfig) -> Iterator[Change]:
+def _scores(own: Cell, other: Cell, paired: Container[str], margins: MarginConfig) -> Iterator[Change]:
     """Perplexity and accuracy of tasks whose items could not be paired."""
     for name in own.tasks:
         if name in paired or name not in other.tasks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +14,19 @@ from bench.analysis.config import MarginConfig
 from bench.analysis.estimate import Estimate, Verdict
 from bench.analysis.raw import read_columns
 from bench.analysis.results import Cell, Measurement
+from bench.quality.lm_eval_bridge import tag_of
 from bench.quality.statistics.verdict import Comparison, compare_answers, compare_means
 
-_SAME = ("item", "id", "subject", "question", "answer", "prompt_digest", "window", "position", "token_id")
+_SAME = (
+    *("item", "id", "subject", "question", "answer", "prompt_digest", "window", "position", "token_id"),
+    *("task", "doc_id", "filter", "doc_hash", "prompt_hash"),
+)
 """Columns that must be equal row by row, as far as both have them."""
-_RIGHT = ("correct", "passed")
+_RIGHT = "correct"
 _NLL = "nll"
+_HARNESS = ("task", "filter")
+_HARNESS_SHARES = ("acc", "acc_norm", "exact_match")
+"""lm-eval's names of what is 1 for a right answer and 0 for a wrong one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,30 +44,43 @@ class Paired:
     reason: str = ""
 
 
-def paired_tasks(own: Cell, other: Cell, margins: MarginConfig) -> dict[str, Paired]:
+def paired_tasks(own: Cell, other: Cell, margins: MarginConfig) -> dict[str, tuple[Paired, ...]]:
     """By task, what could be paired; tasks whose items are missing, or not the same, are left out."""
     found = {}
     for name, task in own.tasks.items():
         theirs = other.tasks.get(name)
-        paired = None if theirs is None else _paired(task, theirs, margins)
-        if paired is not None:
+        paired = () if theirs is None else tuple(_paired(task, theirs, margins))
+        if paired:
             found[name] = paired
     return found
 
 
-def _paired(task: Measurement, theirs: Measurement, margins: MarginConfig) -> Paired | None:
+def _paired(task: Measurement, theirs: Measurement, margins: MarginConfig) -> Iterator[Paired]:
     if task.status != "complete" or theirs.status != "complete" or task.validity or theirs.validity:
-        return None
-    names = (*_SAME, *_RIGHT, _NLL)
+        return
+    names = (*_SAME, _RIGHT, _NLL, *_HARNESS_SHARES)
     own, other = read_columns(task, "items.parquet", names), read_columns(theirs, "items.parquet", names)
     if not own or not other or not _same_items(own, other):
-        return None
-    right = next((name for name in _RIGHT if name in own and name in other), None)
-    if right is not None:
-        return _answers(task.name, right, own, other, margins)
-    if _NLL in own and _NLL in other and "window" in own:
-        return _windows(task.name, own, other, margins)
-    return None
+        return
+    both = own.keys() & other.keys()
+    if _RIGHT in both:
+        yield from _answers(task.name, "accuracy", own[_RIGHT], other[_RIGHT], margins)
+    elif set(_HARNESS) <= both:
+        yield from _harness(task.name, own, other, margins)
+    elif {_NLL, "window"} <= both:
+        yield from _windows(task.name, own, other, margins)
+
+
+def _harness(task: str, own: dict[str, Any], other: dict[str, Any], margins: MarginConfig) -> Iterator[Paired]:
+    """Of lm-eval's documents, its shares of right answers, by its task and filter."""
+    kinds = list(zip(own["task"], own["filter"], strict=True))
+    for kind in dict.fromkeys(kinds):
+        rows = np.array([each == kind for each in kinds])
+        for metric in _HARNESS_SHARES:
+            if metric in own and metric in other:
+                yield from _answers(
+                    task, tag_of(kind[0], metric, kind[1]), own[metric][rows], other[metric][rows], margins
+                )
 
 
 def _same_items(own: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -67,19 +88,17 @@ def _same_items(own: dict[str, Any], other: dict[str, Any]) -> bool:
     return bool(keys) and all(np.array_equal(own[name], other[name]) for name in keys)
 
 
-def _answers(
-    task: str, column: str, own: dict[str, Any], other: dict[str, Any], margins: MarginConfig
-) -> Paired | None:
-    """Questions that both answered; the change is one of accuracies."""
-    known = np.array([a is not None and b is not None for a, b in zip(own[column], other[column], strict=True)])
-    before, after = own[column][known].astype(bool), other[column][known].astype(bool)
+def _answers(task: str, metric: str, own: Any, other: Any, margins: MarginConfig) -> Iterator[Paired]:
+    """Questions that both answered, right or wrong and nothing between; the change is one of accuracies."""
+    known = np.array([a in (0, 1) and b in (0, 1) for a, b in zip(own, other, strict=True)], dtype=bool)
+    before, after = own[known].astype(bool), other[known].astype(bool)
     compared = compare_answers(after, before, margin=margins.accuracy)
     if compared is None:
-        return None
+        return
     gained, lost = int((after & ~before).sum()), int((~after & before).sum())
-    return Paired(
+    yield Paired(
         task=task,
-        metric="accuracy",
+        metric=metric,
         before=Estimate(value=float(before.mean())),
         after=Estimate(value=float(after.mean())),
         change=Estimate(value=compared.difference, lo=compared.lo, hi=compared.hi),
@@ -90,16 +109,16 @@ def _answers(
     )
 
 
-def _windows(task: str, own: dict[str, Any], other: dict[str, Any], margins: MarginConfig) -> Paired | None:
+def _windows(task: str, own: dict[str, Any], other: dict[str, Any], margins: MarginConfig) -> Iterator[Paired]:
     """Mean negative log-likelihood by window; the relative change of perplexity is exp of its difference - 1."""
     before, after = (_means(each["window"], each[_NLL]) for each in (own, other))
     if not (np.isfinite(before).all() and np.isfinite(after).all()):
-        return None
+        return
     compared = compare_means(after - before, margin=math.log1p(margins.perplexity))
     if compared is None:
-        return None
+        return
     lo, hi = (None if end is None else math.expm1(end) for end in (compared.lo, compared.hi))
-    return Paired(
+    yield Paired(
         task=task,
         metric="perplexity",
         before=Estimate(value=math.exp(float(before.mean()))),

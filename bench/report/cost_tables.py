@@ -207,17 +207,16 @@ def _break_even(api: BreakEven, money: fmt.Formatter) -> str:
 
 
 def standings(frontiers: Sequence[Frontier]) -> list[tuple[str, list[tuple[str, str, str]]]]:
-    """Of each frontier its name, and of each variant label, standing and why."""
-    return [
-        (
-            f"{each.x.name} against {each.y.name}",
-            [
-                *((point.label, point.standing.value, point.why) for point in each.points),
-                *((label, "not placed", why) for label, why in each.left_out),
-            ][:STANDINGS],
-        )
-        for each in frontiers
-    ]
+    """Of each frontier its name, and of each variant label, standing and why; the name says where rows are left out."""
+    tables = []
+    for each in frontiers:
+        rows = [
+            *((point.label, point.standing.value, point.why) for point in each.points),
+            *((label, "not placed", why) for label, why in each.left_out),
+        ]
+        cut = f", the first {STANDINGS} of {len(rows)}" if len(rows) > STANDINGS else ""
+        tables.append((f"{each.x.name} against {each.y.name}{cut}", rows[:STANDINGS]))
+    return tables
 
 
 def published_tables() -> tuple[str, list[tuple[str, list[PublishedFigure]]]]:

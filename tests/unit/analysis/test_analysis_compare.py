@@ -143,6 +143,32 @@ def test_answers_to_the_same_questions_are_paired(tmp_path: Path) -> None:
     assert "0 became right and 20 wrong" in change.basis
 
 
+def test_documents_of_lm_eval_are_paired_by_task_and_filter(tmp_path: Path) -> None:
+    before, first = one(tmp_path / "a")
+    after, second = one(tmp_path / "b")
+    same = {
+        "task": ["arc"] * 100 + ["gsm8k"] * 60,
+        "filter": ["none"] * 100 + ["flexible-extract"] * 30 + ["strict-match"] * 30,
+        "doc_hash": [str(number) for number in range(160)],
+    }
+    unknown = [None]
+    write_items(first, **same, acc=[1.0] * 100 + unknown * 60, exact_match=unknown * 100 + [1.0] * 30 + [0.5] * 30)
+    write_items(
+        second,
+        **same,
+        acc=[0.0] * 12 + [1.0] * 88 + unknown * 60,
+        exact_match=unknown * 100 + [1.0] * 29 + [0.0] + [0.5] * 30,
+    )
+    side = sides(before.directory, after.directory)
+    lost = found(side, "divergence", "arc_acc")
+    assert lost.change is not None
+    assert lost.change.value == pytest.approx(-0.12)
+    assert lost.verdict is Verdict.WORSE
+    assert "0 became right and 12 wrong" in lost.basis
+    assert found(side, "divergence", "gsm8k_exact_match_flexible_extract").verdict is Verdict.INCONCLUSIVE
+    assert not any("strict" in change.metric for change in side.changes), "a half is neither right nor wrong"
+
+
 def test_another_scenario_spoils_that_load_only(tmp_path: Path) -> None:
     before, _ = one(tmp_path / "a")
     after, folder = one(tmp_path / "b", machine={**MACHINE, "cpu": "Another CPU"})
