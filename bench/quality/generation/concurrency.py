@@ -6,10 +6,15 @@ from dataclasses import dataclass
 
 from bench.base.clock import NS_PER_S
 
+_ANYTHING = 0.02
+
 
 @dataclass
 class Concurrency:
     """A limit that doubles while each doubling gives at least `gain` more tokens a second, and then stays.
+
+    It stays at the last doubling where that gave anything, else a quarter above the one before: with no more requests
+    than the engine has slots, each slot would wait from its answer to the next request.
 
     A step is judged by at least `least` answers that came after as many as were in flight when it began: those were
     sent under the old limit. `overloaded` halves the limit for good.
@@ -54,7 +59,9 @@ class Concurrency:
         assert self._since_ns is not None
         rate = self._tokens * NS_PER_S / max(1, now_ns - self._since_ns)
         if self._best_rate and rate < self._best_rate * (1 + self.gain):
-            self.limit, self.settled = self._best_limit, True
+            if rate < self._best_rate * (1 + _ANYTHING):
+                self.limit = min(self.limit, self._best_limit + max(1, self._best_limit // 4))
+            self.settled = True
             return
         self._best_rate, self._best_limit = rate, self.limit
         if self.limit == self.bound:

@@ -55,26 +55,47 @@ const Charts = (() => {
       major_label_overrides: new Map(axis.t)});
   }
 
-  function sourceOf(M, s, view, panel) {
-    const n = s.x.length, index = [...Array(n).keys()];
-    const plain = list => (list ? list.map(v => (v === null ? NaN : v)) : Array(n).fill(NaN));
-    const bars = s.d === "bars";
-    return new M.ColumnDataSource({data: {
-      x: plain(s.x), y: plain(s.y), x0: plain(s.xl), x1: plain(s.xh), y0: plain(s.lo), y1: plain(s.hi),
-      who: index.map(() => (s.p ? `${s.n}, ${s.p}` : s.n)),
-      tx: index.map(i => (bars ? `${shown(at(s.xl, i))} to ${shown(at(s.xh, i))}`
-        : view.x.t ? named(view.x, s.x[i]) : between(s.x[i], at(s.xl, i), at(s.xh, i)))),
-      ty: index.map(i => (panel.y.t ? named(panel.y, s.y[i]) : between(s.y[i], at(s.lo, i), at(s.hi, i)))),
-      told: index.map(i => at(s.t, i) || ""),
-    }});
+  /* Points, and bars, of one look in one glyph: a glyph for each of hundreds takes seconds to lay out. */
+  function grouped(series, markerOf) {
+    const groups = new Map();
+    series.forEach((s, index) => {
+      const alike = s.d === "points" || s.d === "bars";
+      const key = alike ? [s.d, s.c % 7, markerOf(s), s.f, s.lab, Boolean(s.xl), Boolean(s.lo)].join() : index;
+      if (groups.has(key)) groups.get(key).push(s);
+      else groups.set(key, [s]);
+    });
+    return groups.values();
   }
 
-  function addSeries(M, figure, s, view, panel, marker) {
+  function sourceOf(M, group, view, panel) {
+    const bars = group[0].d === "bars";
+    const data = {x: [], y: [], x0: [], x1: [], y0: [], y1: [], who: [], lab: [], tx: [], ty: [], told: []};
+    const plain = value => (value === null || value === undefined ? NaN : value);
+    for (const s of group) s.x.forEach((x, i) => {
+      data.x.push(plain(x));
+      data.y.push(plain(s.y[i]));
+      data.x0.push(plain(at(s.xl, i)));
+      data.x1.push(plain(at(s.xh, i)));
+      data.y0.push(plain(at(s.lo, i)));
+      data.y1.push(plain(at(s.hi, i)));
+      data.who.push(s.p ? `${s.n}, ${s.p}` : s.n);
+      data.lab.push(s.n.length > 24 ? `${s.n.slice(0, 23)}…` : s.n);
+      data.tx.push(bars ? `${shown(at(s.xl, i))} to ${shown(at(s.xh, i))}`
+        : view.x.t ? named(view.x, x) : between(x, at(s.xl, i), at(s.xh, i)));
+      data.ty.push(panel.y.t ? named(panel.y, s.y[i]) : between(s.y[i], at(s.lo, i), at(s.hi, i)));
+      data.told.push(at(s.t, i) || "");
+    });
+    return new M.ColumnDataSource({data});
+  }
+
+  /* Puts the glyphs of a group into `renderers`; returns the one that is hovered, if any. */
+  function addSeries(M, renderers, group, view, panel, marker) {
+    const s = group[0];
     const colour = s.d === "rule" ? css(s.f ? "--muted" : "--warn") : css(`--s${(s.c % 7) + 1}`);
-    const data_source = sourceOf(M, s, view, panel);
+    const data_source = sourceOf(M, group, view, panel);
     const add = glyph => {
       const renderer = new M.GlyphRenderer({data_source, glyph});
-      figure.renderers = [...figure.renderers, renderer];
+      renderers.push(renderer);
       return renderer;
     };
     const x = {field: "x"}, y = {field: "y"};
@@ -88,7 +109,7 @@ const Charts = (() => {
     if (s.d === "line" || s.d === "line_points" || s.d === "rule") add(new M.Line({x, y, ...stroke}));
     if (s.d === "step") add(new M.Step({x, y, mode: "after", ...stroke}));
     if (s.d === "rule") return null;
-    if (s.lab) add(new M.Text({x, y, text: {value: s.n.length > 24 ? `${s.n.slice(0, 23)}…` : s.n}, x_offset: 8, y_offset: -7,
+    if (s.lab) add(new M.Text({x, y, text: {field: "lab"}, x_offset: 8, y_offset: -7,
       text_color: css("--ink"), text_font: css("--sans"), text_font_size: "12px"}));
     const visible = s.d === "points" || s.d === "line_points";
     return add(new M.Scatter({x, y, marker: {value: marker}, size: visible ? (s.f ? 6 : 10) : 9,
@@ -114,13 +135,15 @@ const Charts = (() => {
     figure.left = [left];
     figure.center = [below, left].map((axis, dimension) =>
       new M.Grid({axis, dimension, ticker: axis.ticker, grid_line_color: rule, grid_line_alpha: 0.6}));
-    const hit = [];
-    const names = [...new Set(panel.s.map(s => s.n))];
-    for (const s of series) {
-      const index = names.indexOf(s.n);
-      const renderer = addSeries(M, figure, s, view, panel, MARKERS[(s.c + (index >= 7 ? Math.floor(index / 7) : 0)) % 7]);
+    const hit = [], renderers = [];
+    const places = new Map();
+    for (const s of panel.s) if (!places.has(s.n)) places.set(s.n, places.size);
+    const markerOf = s => MARKERS[(s.c + Math.floor(places.get(s.n) / 7)) % 7];
+    for (const group of grouped(series, markerOf)) {
+      const renderer = addSeries(M, renderers, group, view, panel, markerOf(group[0]));
       if (renderer) hit.push(renderer);
     }
+    figure.renderers = renderers;
     const rows = [["", "@who"], [view.x.l, "@tx"], [panel.y.l, "@ty"]];
     if (series.some(s => s.t)) rows.push(["", "@told"]);
     const hover = new M.HoverTool({renderers: hit, tooltips: rows, mode: "mouse", point_policy: "follow_mouse"});

@@ -169,6 +169,12 @@ def test_requests_fill_the_engine_and_go_no_further_than_that_helps(slots: int, 
     assert control.settled
 
 
+@pytest.mark.parametrize("slots", [4, 16])
+def test_a_few_wait_where_more_at_once_gives_nothing(slots: int) -> None:
+    control = Concurrency(limit=1, bound=64)
+    assert simulated(control, slots, answers=3000)[-1] == slots + slots // 4
+
+
 def test_an_overloaded_server_is_asked_less_for_good() -> None:
     control = Concurrency(limit=8, bound=64)
     control.overloaded()
