@@ -19,7 +19,7 @@ from bench.report.plot_load import load_curves
 from bench.report.plot_raw import raw_plots
 from bench.report.plot_variants import quality_forest, tradeoff
 from bench.report.plots import Cast, Plot, as_json, cast_of
-from bench.report.redact import redact_command
+from bench.report.redact import shown_command
 from bench.report.remedies import remedy
 from bench.report.render import Picture
 from bench.report.unmeasured import not_measured
@@ -198,8 +198,7 @@ def summary_line(analysis: Analysis) -> str:
 
 def run_facts(results: Results) -> list[list[tuple[str, str]]]:
     """What each run was: name, state, times, version, command."""
-    import shlex
-
+    
     return [
         [
             (name, value)
@@ -209,7 +208,7 @@ def run_facts(results: Results) -> list[list[tuple[str, str]]]:
                 ("started", run.started),
                 ("finished", run.finished),
                 ("quantbench", run.version),
-                ("command", shlex.join(redact_command(run.command))),
+                ("command", shown_command(run.command)),
                 ("overrides", " ".join(run.overrides)),
             )
             if value

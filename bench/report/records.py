@@ -12,7 +12,7 @@ from bench.analysis.candidates import Analysis
 from bench.analysis.readings import PARTIAL, advice
 from bench.analysis.results import Cell, Failure, Measurement, mapping, number, sequence, text, texts
 from bench.report.clean import tail
-from bench.report.redact import redact, redact_command
+from bench.report.redact import redact, shown_command
 
 PLACES = 12
 CONFIGS = 60
@@ -298,9 +298,8 @@ def _cell_facts(cell: Cell) -> Iterable[tuple[str, str]]:
 
 def command_line(value: object) -> str:
     """A recorded command as one line, quoted for a shell, with secrets hidden."""
-    import shlex
-
-    return shlex.join(redact_command([str(part) for part in sequence(value)]))
+    
+    return shown_command([str(part) for part in sequence(value)])
 
 
 def _json(value: Any) -> str:

@@ -1,13 +1,15 @@
-"""Secrets never reach a report, whatever wrote them into a record."""
+"""Secrets never reach a report, whatever wrote them into a record; nor does the name of the user who ran it."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 HIDDEN = "(hidden)"
 _SECRET_NAME = re.compile(r"(api[_-]?key|secret|password|passwd|authorization|(^|[_-])token$)", re.IGNORECASE)
+_HOME = re.compile(r"(?<![\w.~-])/(?:root|(?:home|Users)/[^/\s'\"]+)(?=/)")
 
 
 def redact(value: Any) -> Any:
@@ -37,3 +39,8 @@ def redact_command(arguments: Sequence[str]) -> list[str]:
             shown.append(argument)
             hide_next = argument.startswith("-") and _SECRET_NAME.search(argument) is not None
     return shown
+
+
+def shown_command(arguments: Sequence[str]) -> str:
+    """A command line as one would type it: secrets hidden, anybody's home as `~`."""
+    return _HOME.sub("~", shlex.join(redact_command(arguments)))

@@ -17,7 +17,7 @@ from bench.analysis.table import COLUMNS
 from bench.report.build import build_report
 from bench.report.clean import clean, one_line, short, tail
 from bench.report.markdown import escape
-from bench.report.redact import HIDDEN, redact, redact_command
+from bench.report.redact import HIDDEN, redact, redact_command, shown_command
 from tests.unit.report.fake_runs import FakeRun, add_recordings, failed, write_json
 from tests.unit.report.page_reader import Page
 
@@ -137,3 +137,8 @@ def test_secrets_are_hidden_by_name() -> None:
     }
     command = ["server", "--api-key", "x", "--api-key=y", "-m", "model.gguf"]
     assert redact_command(command) == ["server", "--api-key", HIDDEN, f"--api-key={HIDDEN}", "-m", "model.gguf"]
+
+
+def test_a_command_does_not_tell_who_ran_it() -> None:
+    command = ["/home/ada/bin/server", "--model", "/root/m.gguf", "--lora=/Users/ada/l x", "/opt/home/ada/y", "a b"]
+    assert shown_command(command) == "~/bin/server --model ~/m.gguf '--lora=~/l x' /opt/home/ada/y 'a b'"
