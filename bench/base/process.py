@@ -142,6 +142,12 @@ def free_port(host: str = "127.0.0.1") -> int:
         return int(probe.getsockname()[1])
 
 
+SHORT_SPIN = {"GOMP_SPINCOUNT": "20000"}
+"""Threads of OpenMP wait some ten microseconds for each other before they sleep. torch does many small operations:
+with its usual millisecond each wait costs a slice of the scheduler as soon as anything else runs, twenty times the work
+where cores are shared; with none, a fifth more time where they are not (`scripts/bench_quantizers.py --overhead`)."""
+
+
 def clean_env(*, keep: Sequence[str] = (), extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """An environment for tools: the basics, what `keep` names, and `extra`; no PYTHONPATH of ours leaks in."""
     basics = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "USER", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "TZ")

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+from bench.base.process import SHORT_SPIN
 from bench.engines.logit_scoring import LogitScorer
 from bench.engines.scoring import ScoredOn
 from bench.toolchains.cpu import cpu_features_key
@@ -32,8 +33,7 @@ class TransformersScorer(LogitScorer):
     engine: ClassVar[str] = "transformers"
     format: ClassVar[str] = "hf"
     worker: ClassVar[Path] = Path(__file__).parent / "workers" / "transformers_scorer.py"
-    # Threads that spin between torch's operations are slow where cores are shared.
-    environment: Mapping[str, str] = MappingProxyType({"OMP_WAIT_POLICY": "PASSIVE"})
+    environment: Mapping[str, str] = MappingProxyType(SHORT_SPIN)
     load_methods: frozenset[str] = frozenset({"bitsandbytes_nf4", "bitsandbytes_int8"})
 
     def __init__(

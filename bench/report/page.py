@@ -198,7 +198,7 @@ def summary_line(analysis: Analysis) -> str:
 
 def run_facts(results: Results) -> list[list[tuple[str, str]]]:
     """What each run was: name, state, times, version, command."""
-    
+
     return [
         [
             (name, value)

@@ -298,7 +298,7 @@ def _cell_facts(cell: Cell) -> Iterable[tuple[str, str]]:
 
 def command_line(value: object) -> str:
     """A recorded command as one line, quoted for a shell, with secrets hidden."""
-    
+
     return shown_command([str(part) for part in sequence(value)])
 
 

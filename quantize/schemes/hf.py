@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.base.errors import CellFailure, FailureKind, UsageError
 from bench.base.files import tail
+from bench.base.process import SHORT_SPIN
 from bench.base.schema import not_identity
 from bench.toolchains.worker import WorkerError, run_worker
 from quantize.artefact import SKETCH_FILE
@@ -278,13 +279,9 @@ class HfSchemeConfig(SchemeConfig):
             raise as_failure(error, self.tool, job.work) from error
 
     def environment(self, job: Job) -> dict[str, str]:
-        """Variables of the worker's process beside the toolchain's own.
-
-        Quantizers do many small operations. Threads that spin between them make each wait for a whole slice of the
-        scheduler as soon as anything else runs: where cores are shared that is twenty times the work.
-        """
+        """Variables of the worker's process beside the toolchain's own."""
         threads = str(self.threads or len(os.sched_getaffinity(0)))
-        return {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
+        return {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **SHORT_SPIN}
 
     def _read_back(self, job: Job) -> Contents:
         """What the headers of the written checkpoint say; one that cannot be read is the quantizer's failure."""

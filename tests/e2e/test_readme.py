@@ -30,6 +30,11 @@ _OTHER_TOOLCHAINS = (
     *("model.path=my-model", "model=hub", "engine=xllamacpp", "engine=vllm_cpu"),
     *("scheme=gptq_w4a16", "experiment=all_schemes", "my-pickles"),
 )
+#: The default experiment with less to do.
+_LESS = (
+    *("scenarios.c1.requests=2", "scenarios.c4.requests=4", "workloads.default.output_tokens=8"),
+    *("tasks.perplexity.windows=1", "tasks.divergence.windows=1"),
+)
 #: Commands by a word in them → overrides that make them do less: half an hour of quantizing, calibration, all formats.
 _LESS_OF = {
     "search": (
@@ -38,17 +43,13 @@ _LESS_OF = {
     ),
     "experiment=all_schemes": ("--dry-run",),
     "scheme=gptq_w4a16": ("scheme.calibration.samples=2", "scheme.calibration.length=64"),
+    "scheme=gguf_q4_k_m_imatrix": (*_LESS, "scheme.calibration.chunks=2"),
     "verify": ("scheme=gguf_q8_0",),
     "engine=vllm_cpu": (
         *("scenarios.c1.requests=2", "~scenarios.c4", "workloads.default.output_tokens=4"),
         *("tasks.perplexity.windows=1", "~tasks.divergence"),
     ),
 }
-#: The default experiment with less to do.
-_LESS = (
-    *("scenarios.c1.requests=2", "scenarios.c4.requests=4", "workloads.default.output_tokens=8"),
-    *("tasks.perplexity.windows=1", "tasks.divergence.windows=1"),
-)
 
 
 def shown_commands() -> list[str]:
