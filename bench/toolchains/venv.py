@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import platform
 import shutil
 import sys
@@ -143,8 +144,17 @@ def remove(config: VenvConfig, lock_hash: str) -> int:
 
 
 def size_bytes(directory: Path) -> int:
-    """Bytes of all regular files below a folder; links count nothing."""
-    return sum(file.lstat().st_size for file in directory.rglob("*") if file.is_file() and not file.is_symlink())
+    """Bytes of all regular files below a folder; links count nothing. A hundred thousand files are usual."""
+    total = 0
+    folders = [os.fspath(directory)]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif entry.is_file(follow_symlinks=False):
+                    total += entry.stat(follow_symlinks=False).st_size
+    return total
 
 
 def free_bytes(directory: Path) -> int:
