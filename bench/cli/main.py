@@ -166,6 +166,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     flags = [word for word in rest if word.startswith("-")]
     if flags:
         known = [option for action in _actions(parser, arguments.command) for option in action.option_strings]
+        if flags[0] in known:
+            raise UsageError(f"{flags[0]} stands after the command: quantbench {arguments.command} {flags[0]}")
         raise UsageError(f"{arguments.command}: unknown option {flags[0]}; {nearest(flags[0], known)}")
     if rest:
         name = "overrides" if hasattr(arguments, "overrides") else "arguments"
