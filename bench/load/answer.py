@@ -73,7 +73,11 @@ class Answer:
         self.last_kernel_ns = 0
         self.last_user_ns = 0
         self.token_reads = 0
+        """Stamps that came with tokens (reads, those of one packet counted once); those that several events share."""
         self.coalesced_reads = 0
+        self._stamp = 0
+        self._shared = False
+        """Whether several events share the last stamp."""
         self._add = log.flat.extend
         self._parser = httptools.HttpResponseParser(self)
         self._splitter = SseSplitter()
@@ -128,8 +132,13 @@ class Answer:
         elif position < len(data):
             self._feed_parsers(data[position:])
         if self.events > events:
-            self.token_reads += 1
-            self.coalesced_reads += self.events > events + 1
+            if kernel_ns and kernel_ns == self._stamp:  # of one packet, read in parts
+                self.coalesced_reads += not self._shared
+                self._shared = True
+            else:
+                self.token_reads += 1
+                self._stamp, self._shared = kernel_ns, self.events > events + 1
+                self.coalesced_reads += self._shared
 
     def _feed_parsers(self, data: bytes) -> None:
         self._before = b""

@@ -16,6 +16,7 @@ from bench.load.config import ClosedConfig, SyntheticConfig
 from bench.load.run import run_scenario
 from bench.load.truth.compare import TrueTimes, errors_us
 from bench.load.truth.launch import TruthServer
+from bench.load.truth.pace import SlowTimes
 
 DROPPED_WAVES = 2
 _WARMUP = 2
@@ -46,6 +47,7 @@ def calibrate(config: CalibrateConfig, progress: Progress) -> tuple[dict[str, An
 def measure(truth: TruthServer, streams: int, config: CalibrateConfig, out: Path) -> dict[str, Any]:
     """One closed loop of `streams` streams; a row of the table. `out` is left with the run's files."""
     truth.take_log()
+    truth.take_pace()
     waves = math.ceil(config.seconds * 1000 / (config.ttft_ms + (config.tokens - 1) * config.itl_ms)) + 1
     scenario = ClosedConfig(
         concurrency=streams,
@@ -57,10 +59,11 @@ def measure(truth: TruthServer, streams: int, config: CalibrateConfig, out: Path
     )
     workload = SyntheticConfig(output_tokens=config.tokens, tokenize=False)
     summary = run_scenario(truth.target(), scenario, workload, out)
-    return row_of(summary, TrueTimes.of(truth.take_log(), config.tokens), streams, out)
+    slow = SlowTimes.of(truth.take_pace())
+    return row_of(summary, TrueTimes.of(truth.take_log(), config.tokens), slow, streams, out)
 
 
-def row_of(summary: Mapping[str, Any], true: TrueTimes, streams: int, out: Path) -> dict[str, Any]:
+def row_of(summary: Mapping[str, Any], true: TrueTimes, slow: SlowTimes, streams: int, out: Path) -> dict[str, Any]:
     """What a run was wrong by, and what it cost; warm-up and the first two waves are left out."""
     own = summary["own_error"]
     first = _WARMUP + DROPPED_WAVES * streams
@@ -69,7 +72,8 @@ def row_of(summary: Mapping[str, Any], true: TrueTimes, streams: int, out: Path)
         "streams": streams,
         "time_source": own["time_source"],
         "requests": len(kept.request),
-        **errors_us(out, kept),
+        **errors_us(out, kept, slow),
+        "slow_share": slow.share,
         "true_ttft_p99_ms": _quantile_ms(kept, 0.99),
         "coalesced_share": own["coalesced_reads_share"],
         "delivered_share": true.busy_share(streams, first=first),

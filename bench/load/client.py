@@ -20,7 +20,7 @@ from bench.load.clockmap import sample_pair
 from bench.load.connection import Connection, Dial, State
 from bench.load.framing import BadHttp
 from bench.load.outcome import GONE, End, ErrorKind
-from bench.load.schedule import Arrivals
+from bench.load.schedule import FAR_NS, Arrivals
 from bench.load.stamps import Reader, transmit_stamps
 from bench.load.timer import Timer
 
@@ -34,7 +34,13 @@ CROWDED = 500
 _MANY = 16
 LAUNCHING_NS = NS_PER_MS
 """Requests are sent for so long before what has arrived meanwhile is read: two events of a stream that wait together
-would share one stamp, while a request that is late shows itself as such."""
+would share one stamp, while a request that is late shows itself as such. A tenth of it where a late read is late by
+its stamp."""
+_SOON_NS, _LATE_NS = NS_PER_MS, 8 * NS_PER_MS
+"""Bytes that may have waited for three quarters of the mean time between two reads of a connection, within these
+bounds, are looked at before they are read: they may be several events."""
+_DEEP = 4
+"""So many parts that wait have been merged by the kernel, all but the first."""
 _RECEIVING = State.receiving
 ANSWER_LIMIT = 256 * 1024 * 1024
 """Bytes of one body; a server that floods would fill the disk. Looked at every 50 ms."""
@@ -107,6 +113,12 @@ class Client:
         self._keep = True
         self._crowded = self._few = False
         self._events = 0
+        self._polled_ns = 0
+        """When it was last told which connections have something to read."""
+        self._patience_ns = _LATE_NS
+        self._behind = False
+        """Whether the last round took so long that what is read in this one may have waited as well."""
+        self._launching_ns = LAUNCHING_NS if reader.late_reads_harmless else LAUNCHING_NS // 10
         self._next_tick_ns = 0
         self._next_pair_ns = 0
         self._arrivals: Arrivals | None = None
@@ -160,37 +172,49 @@ class Client:
         overdue = due is not None and due <= now
         if not overdue:
             self._timer.arm(self._next_tick_ns if due is None else min(due, self._next_tick_ns))
+        asked = monotonic_ns()
         events = self._epoll.poll(0 if overdue else -1)
         woken = monotonic_ns()
+        # What is read now came after the last poll; after this one began, where it had to wait for the first.
+        since_ns = asked if woken - asked > BREATH_NS else self._polled_ns
+        self._polled_ns = woken
         self._events += len(events)
         self._few = len(events) < _MANY
-        by_fd = self._by_fd
+        # Where it is behind already, reading in parts would cost the time to catch up.
+        self._handle(events, woken, FAR_NS if self._behind else since_ns + self._patience_ns)
+        for connection in self._retired:
+            connection.close()
+        self._retired.clear()
+        now = monotonic_ns()
+        self._behind = now - woken > self._patience_ns
+        self.tally.busiest_ns = max(self.tally.busiest_ns, now - woken)
+        return now
+
+    def _handle(self, events: list[tuple[int, int]], now: int, late_ns: int) -> None:
+        """One round of events; what is read after `late_ns` is read in parts."""
+        by_fd, record, late = self._by_fd, self._record, now > late_ns
         for descriptor, mask in events:
             connection = by_fd.get(descriptor)
             if connection is not None:
                 if mask & EPOLLERR and not (mask := self._left(connection, mask)):
                     continue
-                if connection.state is _RECEIVING:
-                    self._receive(connection)
-                else:
+                if connection.state is not _RECEIVING:
                     self._advance(connection, mask)
+                elif late or record.read_ns > late_ns:
+                    self._receive_apart(connection)
+                else:
+                    self._receive(connection)
             elif descriptor == self._timer.fd:
                 self._timer.acknowledge()
             elif descriptor in self._watched:
                 self._watched[descriptor]()
-        for connection in self._retired:
-            connection.close()
-        self._retired.clear()
-        now = monotonic_ns()
-        self.tally.busiest_ns = max(self.tally.busiest_ns, now - woken)
-        return now
 
     # ---- beginning an exchange
 
     def _launch(self, now: int) -> None:
-        """Send what is due, as far as `LAUNCHING_NS` allows."""
+        """Send what is due, for as long as a turn may last."""
         assert self._arrivals is not None
-        until_ns = now + LAUNCHING_NS
+        until_ns = now + self._launching_ns
         while now < until_ns and (request := self._arrivals.take(now)) is not None:
             slot, scheduled_ns = request
             taken_ns = monotonic_ns()
@@ -272,9 +296,26 @@ class Client:
 
     # ---- the hot path
 
-    def _receive(self, connection: Connection) -> None:
+    def _receive_apart(self, connection: Connection) -> None:
+        """Read what has waited part by part, so that each keeps its own stamp."""
+        slot = connection.slot
         try:
-            data = self._reader.read(connection.sock, connection.slot, self._record)
+            waiting = self._reader.waiting(connection.sock)
+        except OSError:
+            self._lost(connection)
+            return
+        if not waiting:
+            self._receive(connection)
+        deep = False
+        while waiting and self._active.get(slot) is connection:
+            length = len(waiting) if deep else min(connection.framing.first_part(waiting), segments.READ_BYTES)
+            deep = len(waiting) >= _DEEP * length
+            self._receive(connection, length)
+            waiting = waiting[length:]
+
+    def _receive(self, connection: Connection, limit: int = segments.READ_BYTES) -> None:
+        try:
+            data = self._reader.read(connection.sock, connection.slot, self._record, limit)
             if data is None:
                 return
             connection.last_ns = self._record.read_ns if data else monotonic_ns()
@@ -358,6 +399,7 @@ class Client:
     def _tick(self, now: int) -> None:
         self._next_tick_ns = now + TICK_NS
         self._crowded = self._reader.late_reads_harmless and self._events > CROWDED
+        self._patience_ns = max(_SOON_NS, min(_LATE_NS, TICK_NS * len(self._active) * 3 // (4 * self._events + 1)))
         self._events = 0
         if now >= self._next_pair_ns:
             self._sample_clock()

@@ -72,6 +72,28 @@ class Framing:
         self.keep_alive &= self.body_bytes == self._length  # what follows belongs to nothing
         return True
 
+    def first_part(self, waiting: bytes) -> int:
+        """How many bytes from the start of `waiting`, which are to be fed next, a server will have written at once: a
+        head, a chunk (more than `waiting`, where it goes on), an event where there are no chunks. All of `waiting`
+        where that cannot be told.
+        """
+        if not self.status:
+            end = waiting.find(b"\r\n\r\n")
+            return end + 4 if end >= 0 else len(waiting)
+        if not self.chunked:
+            end = waiting.find(b"\n\n")
+            return end + 2 if end >= 0 else len(waiting)
+        if self._remaining:
+            return self._remaining
+        line_end = waiting.find(b"\n", 0, _LINE_LIMIT)
+        if not self._between or line_end < 0:
+            return len(waiting)
+        try:
+            length = int(waiting[:line_end].partition(b";")[0], 16)
+        except ValueError:
+            return len(waiting)
+        return line_end + 1 + length + 2 if length > 0 else len(waiting)
+
     def _feed_head(self, data: bytes) -> bytes | None:
         """What follows the head, or None while it is incomplete. Informational answers (1xx) are skipped."""
         data = self._partial + data

@@ -3,6 +3,11 @@
 The kernel's stamps (SO_TIMESTAMPING, see Documentation/networking/timestamping.rst of Linux) are taken when a packet
 reaches the host, however late the read comes, and when a request is handed to the network device. Where they cannot be
 had, the stamp of the read itself must do, and the client's own delay is in every figure.
+
+A read that spans several packets carries the stamp of the last. Packets that wait keep their own stamps until the
+kernel merges them, which it does not while their sender holds a copy for want of an acknowledgement (skb_try_coalesce
+in net/core/skbuff.c): on loopback, mostly, the two or three that came in the time of a late read. So what may have
+waited is looked at first and read packet by packet.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ _ANCILLARY_BYTES = 64
 """Room for one `struct scm_timestamping`: three timespecs, the software stamp first."""
 _ERROR_BYTES = 256
 _STAMP_BYTES = 16
+_PEEK_BYTES = 4096
 
 Stream = socket.socket | TlsStream
 
@@ -40,10 +46,16 @@ class Reader(Protocol):
         """Called once on a fresh socket."""
         ...
 
-    def read(self, sock: Stream, slot: int, record: SegmentWriter) -> bytes | None:
-        """One read: the bytes (recorded), b"" at the end of the stream, None when there is nothing to read.
+    def read(self, sock: Stream, slot: int, record: SegmentWriter, limit: int = READ_BYTES) -> bytes | None:
+        """One read: at most `limit` bytes (recorded), b"" at the end of the stream, None when there is nothing to read.
 
         Raises OSError when the connection is lost.
+        """
+        ...
+
+    def waiting(self, sock: Stream) -> bytes:
+        """The first bytes that wait to be read, left where they are; b"" where reading them in parts would tell no
+        more about when they came. Raises OSError when the connection is lost, which is told only once.
         """
         ...
 
@@ -58,16 +70,24 @@ class KernelReader:
     def prepare(self, sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, _FLAGS)
 
-    def read(self, sock: Stream, slot: int, record: SegmentWriter) -> bytes | None:
+    def read(self, sock: Stream, slot: int, record: SegmentWriter, limit: int = READ_BYTES) -> bytes | None:
         record.make_room()
         start = record.position + HEADER_SIZE
         try:
-            length, ancillary, _, _ = sock.recvmsg_into((record.view[start : start + READ_BYTES],), _ANCILLARY_BYTES)
+            length, ancillary, _, _ = sock.recvmsg_into((record.view[start : start + limit],), _ANCILLARY_BYTES)
         except BlockingIOError:
             return None
         if not length:
             return b""
         return record.data(slot, ancillary[0][2][:_STAMP_BYTES] if ancillary else NO_STAMP, length)
+
+    def waiting(self, sock: Stream) -> bytes:
+        if isinstance(sock, TlsStream):
+            return b""
+        try:
+            return sock.recv(_PEEK_BYTES, socket.MSG_PEEK)
+        except BlockingIOError:
+            return b""
 
 
 class UserReader:
@@ -80,16 +100,19 @@ class UserReader:
     def prepare(self, sock: socket.socket) -> None:
         """Nothing to ask of the kernel."""
 
-    def read(self, sock: Stream, slot: int, record: SegmentWriter) -> bytes | None:
+    def read(self, sock: Stream, slot: int, record: SegmentWriter, limit: int = READ_BYTES) -> bytes | None:
         record.make_room()
         start = record.position + HEADER_SIZE
         try:
-            length = sock.recv_into(record.view[start : start + READ_BYTES])
+            length = sock.recv_into(record.view[start : start + limit])
         except BlockingIOError:
             return None
         if not length:
             return b""
         return record.data(slot, NO_STAMP, length)
+
+    def waiting(self, sock: Stream) -> bytes:
+        return b""
 
 
 def transmit_stamps(sock: Stream) -> Iterator[bytes]:

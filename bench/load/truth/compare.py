@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bench.load.truth.pace import SlowTimes
+
 Ints = npt.NDArray[np.int64]
 _EDGE_NS = 50_000_000
 """Left out at both ends of the window: streams that begin together end together, and one who is late is not idle."""
@@ -57,10 +59,12 @@ class TrueTimes:
         return float(np.maximum(served, 0).sum() / ((end - begin) * streams))
 
 
-def errors_us(out: Path, true: TrueTimes) -> dict[str, float]:
+def errors_us(out: Path, true: TrueTimes, slow: SlowTimes) -> dict[str, float | None]:
     """How wrong a result folder of the load generator is about the requests of `true`, µs.
 
     TTFT: the client's minus the true one. An event: the client's stamp minus the time before the server's write.
+    The figures that begin with `steady_` are of what was sent outside the times at which the machine was slow (None:
+    nothing was).
     """
     import pyarrow.parquet as pq
 
@@ -76,9 +80,17 @@ def errors_us(out: Path, true: TrueTimes) -> dict[str, float]:
     stamped = column(events, "ns")[np.isin(column(events, "request_id"), true.request)]
     ttft_us = (ttft - true.ttft_ns) / 1000
     event_us = (stamped - true.events_ns.ravel()) / 1000
+    steady_ttft = slow.outside(true.received_ns) & slow.outside(true.events_ns[:, 0])
+    steady_event = slow.outside(true.events_ns.ravel())
     return {
-        "ttft_p50_us": float(np.quantile(ttft_us, 0.5)),
-        "ttft_p99_us": float(np.quantile(ttft_us, 0.99)),
-        "event_p50_us": float(np.quantile(event_us, 0.5)),
-        "event_p99_us": float(np.quantile(event_us, 0.99)),
+        "ttft_p50_us": _quantile(ttft_us, 0.5),
+        "ttft_p99_us": _quantile(ttft_us, 0.99),
+        "event_p50_us": _quantile(event_us, 0.5),
+        "event_p99_us": _quantile(event_us, 0.99),
+        "steady_ttft_p99_us": _quantile(ttft_us[steady_ttft], 0.99),
+        "steady_event_p99_us": _quantile(event_us[steady_event], 0.99),
     }
+
+
+def _quantile(values: npt.NDArray[np.float64], share: float) -> float | None:
+    return float(np.quantile(values, share)) if len(values) else None

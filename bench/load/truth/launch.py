@@ -22,6 +22,7 @@ from bench.base.errors import ToolchainError
 from bench.base.paths import cache_dir
 from bench.base.process import clean_env, spawn
 from bench.load.target import Target
+from bench.load.truth.pace import PACE_DTYPE
 
 LOG_DTYPE = np.dtype([("request", "<u4"), ("index", "<u4"), ("ns", "<i8")])
 """index 0: the request was received; k: its k-th token-bearing event was about to be written. CLOCK_MONOTONIC ns."""
@@ -104,11 +105,18 @@ class TruthServer:
 
     def take_log(self) -> npt.NDArray[np.void]:
         """What was sent since the last call, LOG_DTYPE, in order of time."""
+        return np.frombuffer(self._get("/truth/log"), dtype=LOG_DTYPE)
+
+    def take_pace(self) -> npt.NDArray[np.void]:
+        """How fast the server's core was since the last call, PACE_DTYPE, a sample a millisecond of work."""
+        return np.frombuffer(self._get("/truth/pace"), dtype=PACE_DTYPE)
+
+    def _get(self, path: str) -> bytes:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             headers = {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
-            connection.request("GET", "/truth/log", headers=headers)
-            return np.frombuffer(connection.getresponse().read(), dtype=LOG_DTYPE)
+            connection.request("GET", path, headers=headers)
+            return connection.getresponse().read()
         finally:
             connection.close()
 

@@ -2,8 +2,9 @@
  *
  * One thread, one epoll, one timerfd. Tokens of a request leave at received + ttft + k * itl, where received is the
  * kernel's stamp of its last byte, however late it is read here. Every send is logged with CLOCK_MONOTONIC just before
- * write(2); GET /truth/log hands the log out and empties it. The request's number is the
- * last number of its X-Request-Id header. What goes wrong is chosen by the model's name: "truth", "truth:FAULT", or
+ * write(2); GET /truth/log hands the log out and empties it, GET /truth/pace likewise how long the same arithmetic took,
+ * sampled every millisecond while there is something to do. The request's number is the last number of its
+ * X-Request-Id header. What goes wrong is chosen by the model's name: "truth", "truth:FAULT", or
  * "truth:FAULT:N" for the requests whose number is a multiple of N.
  *
  * With --slots N only N requests are worked on at once: the others wait in order of arrival, and their ttft begins when
@@ -46,6 +47,8 @@ static const char *const fault_names[FAULTS] = {
 
 struct record { uint32_t request, index; int64_t ns; }; /* index 0: received; k: the k-th token-bearing event sent */
 
+struct pace { int64_t ns, took_ns; };
+
 struct connection {
     int fd, active, chat, usage, prompt_tokens;
     enum fault fault;
@@ -60,6 +63,7 @@ struct connection {
 };
 
 static struct record *records; static size_t record_count, record_room;
+static struct pace *paces; static size_t pace_count, pace_room;
 static struct connection **heap; static size_t heap_size, heap_room;
 static int64_t ttft_ns = 100000000, itl_ns = 10000000;
 static int default_tokens = 128, poller;
@@ -85,6 +89,20 @@ static void *grow(void *block, size_t size) {
 static void log_send(uint32_t request, uint32_t index, int64_t ns) {
     if (record_count == record_room) records = grow(records, (record_room = record_room ? 2 * record_room : 65536) * sizeof *records);
     records[record_count++] = (struct record){request, index, ns};
+}
+
+/* How fast is the core just now? Some 500 dependent multiplications, a microsecond or less. */
+static void sample_pace(void) {
+    static volatile uint32_t kept;
+    static int64_t last_ns;
+    int64_t begun = now_ns();
+    if (begun - last_ns < 1000000) return;
+    last_ns = begun;
+    uint32_t x = kept;
+    for (int i = 0; i < 500; i++) x = x * 1664525 + 1013904223;
+    kept = x;
+    if (pace_count == pace_room) paces = grow(paces, (pace_room = pace_room ? 2 * pace_room : 16384) * sizeof *paces);
+    paces[pace_count++] = (struct pace){begun, now_ns() - begun};
 }
 
 /* ---- a binary heap of connections by next_ns */
@@ -433,6 +451,9 @@ static void dispatch(struct connection *c, const char *head, const char *body) {
     else if (!strncmp(head, "GET /truth/log", 14)) {
         answer(c, "200 OK", "application/octet-stream", records, record_count * sizeof *records);
         record_count = 0;
+    } else if (!strncmp(head, "GET /truth/pace", 15)) {
+        answer(c, "200 OK", "application/octet-stream", paces, pace_count * sizeof *paces);
+        pace_count = 0;
     } else if (!strncmp(head, "POST /tokenize", 14)) tokenize(c, body);
     else if (!strncmp(head, "POST /v1/", 9)) generate(c, head, body);
     else answer(c, "404 Not Found", "application/json", "{}", 2);
@@ -552,7 +573,9 @@ int main(int argc, char **argv) {
             if (c->fd >= 0 && events[i].events & ~EPOLLOUT) receive(c);
             if (c->fd < 0) free(c);
         }
+        sample_pace();
         while (heap_size && heap[1]->next_ns <= now_ns()) {
+            sample_pace(); /* under load this loop may go on for long */
             struct connection *c = heap[1];
             due(c);
             if (c->fd < 0) free(c);

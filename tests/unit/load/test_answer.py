@@ -113,6 +113,14 @@ def test_coalesced_events_share_a_stamp_and_are_counted() -> None:
     assert (answer.token_reads, answer.coalesced_reads) == (1, 1)
 
 
+def test_a_packet_that_was_read_in_parts_is_one_stamp() -> None:
+    answer = Answer(9, EventLog())
+    stamps = [5, 5, 6, 7, 7, 7, 0, 0]  # the kernel merged the first two and three in a row; the last have no stamp
+    for number, stamp in enumerate(stamps):
+        answer.feed((b"" if number else HEAD) + chunk(text("a")), stamp, 100 + number)
+    assert (answer.events, answer.token_reads, answer.coalesced_reads) == (8, 5, 2)
+
+
 @pytest.mark.parametrize(
     ("events", "end", "kind"),
     [

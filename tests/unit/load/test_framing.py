@@ -46,6 +46,45 @@ def test_any_cuts(cuts: set[int]) -> None:
     assert ended == [False] * len(cuts) + [True]
 
 
+@given(cuts=st.sets(st.integers(1, len(CHUNKED) - 1)), room=st.integers(1, 2 * len(CHUNKED)))
+def test_read_part_by_part_it_ends_at_the_same_byte(cuts: set[int], room: int) -> None:
+    framing, edges = Framing(), [0, *sorted(cuts), len(CHUNKED)]
+    position = 0
+    for end in edges[1:]:  # what has come when it is looked at, `room` bytes at most
+        while position < end:
+            length = framing.first_part(CHUNKED[position : min(end, position + room)])
+            assert length > 0
+            taken = CHUNKED[position : min(end, position + length)]
+            position += len(taken)
+            assert framing.feed(taken) == (position == len(CHUNKED))
+
+
+def test_parts_are_what_servers_write_at_once() -> None:
+    def parts(pieces: list[bytes]) -> list[bytes]:
+        framing, waiting, found = Framing(), b"".join(pieces), []
+        while waiting:
+            length = framing.first_part(waiting)
+            found.append(waiting[:length])
+            framing.feed(found[-1])
+            waiting = waiting[length:]
+        return found
+
+    event = b"data: {}\n\n"
+    chunked = [HEAD, *(b"%x;x=y\r\n%b\r\n" % (len(event), event) for _ in range(3)), b"0\r\n\r\n"]
+    assert parts(chunked) == chunked
+    plain = [b"HTTP/1.1 200 OK\r\n\r\n", event, event, b"data"]
+    assert parts(plain) == plain
+    framing, _ = feed([HEAD, b"a\r\nhalf"])
+    assert framing.first_part(b"-here\r\n" + event) == len(b"-here?\r\n")
+    framing, _ = feed([HEAD])
+    assert [framing.first_part(nonsense) for nonsense in (b"zz\r\n", b"-5\r\n", b"1", b"7f\r\nx")] == [
+        4,
+        4,
+        1,
+        4 + 127 + 2,
+    ]
+
+
 def test_what_is_known_online() -> None:
     framing, _ = feed([LENGTH])
     assert (framing.status, framing.keep_alive, framing.body_bytes) == (500, False, 5)

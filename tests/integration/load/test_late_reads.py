@@ -1,0 +1,84 @@
+"""A client that reads late keeps the stamps of events that wait together, as far as the kernel keeps them."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.base.clock import NS_PER_MS, NS_PER_S
+from bench.load import segments
+from bench.load.client import Client, Deadlines
+from bench.load.connection import Dial
+from bench.load.digest import digest
+from bench.load.schedule import ClosedArrivals
+from bench.load.stamps import KernelReader, Stream, stamping_keeper
+from bench.load.truth.launch import TruthServer
+
+STREAMS, REQUESTS, TOKENS = 8, 96, 40
+
+
+class WholeReader(KernelReader):
+    """Does not look before it reads."""
+
+    def waiting(self, sock: Stream) -> bytes:
+        return b""
+
+
+def errors_ms(reader: KernelReader, truth: TruthServer, folder: Path) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """By how much events' stamps are off when the loop sleeps 18 ms every 50; and that digesting counts them all."""
+    folder.mkdir()
+    body = json.dumps({"model": "truth", "prompt": "a", "max_tokens": TOKENS}).encode()
+    head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nX-Request-Id: {}\r\nContent-Length: {}\r\n\r\n"
+    record = segments.SegmentWriter(folder, "w")
+    second = Deadlines(connect_ns=NS_PER_S, first_token_ns=9 * NS_PER_S, stall_ns=9 * NS_PER_S, total_ns=60 * NS_PER_S)
+    truth.take_log()
+    client = Client(
+        dial=Dial(family=socket.AF_INET, address=("127.0.0.1", truth.port)),
+        reader=reader,
+        record=record,
+        deadlines=second,
+        request_bytes=lambda slot: head.format(slot, len(body)).encode() + body,
+        breaker=3,
+        on_tick=lambda _: time.sleep(0.018),
+    )
+    client.run(ClosedArrivals(range(REQUESTS), STREAMS, time.monotonic_ns()))
+    client.close()
+    record.close()
+    counts = digest(folder, "w")
+    assert counts["coalesced_reads"] <= counts["token_reads"] <= REQUESTS * TOKENS
+    events = np.load(folder / "w.events.npy")
+    log = truth.take_log()
+    late = []
+    for slot in range(5 * STREAMS, REQUESTS):  # a young connection acknowledges packet by packet
+        true_ns = np.sort(log["ns"][(log["request"] == slot) & (log["index"] > 0)])
+        stamped_ns = events["ns"][events["slot"] == slot]
+        assert len(true_ns) == len(stamped_ns) == TOKENS
+        late.append((stamped_ns - true_ns) / NS_PER_MS)
+    return np.concatenate(late)
+
+
+def test_events_that_wait_together_keep_their_times(tmp_path: Path) -> None:
+    with stamping_keeper(), TruthServer(ttft_ms=20, itl_ms=10) as truth:
+        whole = errors_ms(WholeReader(), truth, tmp_path / "whole")
+        apart = errors_ms(KernelReader(), truth, tmp_path / "apart")
+    far_whole, far_apart = (float((errors > 5).mean()) for errors in (whole, apart))
+    print(f"stamped over 5 ms late: {100 * far_whole:.1f} % read whole, {100 * far_apart:.1f} % read part by part")
+    assert far_whole > 0.02
+    assert far_apart < far_whole / 2
+
+
+def test_looking_first_does_not_swallow_a_reset() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as client:
+        server, _ = listener.accept()
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        server.close()
+        time.sleep(0.05)
+        client.setblocking(False)
+        with pytest.raises(ConnectionResetError):
+            KernelReader().waiting(client)
