@@ -43,7 +43,8 @@ _DEEP = 4
 """So many parts that wait have been merged by the kernel, all but the first."""
 _RECEIVING = State.receiving
 ANSWER_LIMIT = 256 * 1024 * 1024
-"""Bytes of one body; a server that floods would fill the disk. Looked at every 50 ms."""
+"""Bytes of one body; a server that floods would fill the disk. Looked at with the deadlines."""
+_CHECK_NS = NS_PER_S // 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +121,7 @@ class Client:
         """Whether the last round took so long that what is read in this one may have waited as well."""
         self._launching_ns = LAUNCHING_NS if reader.late_reads_harmless else LAUNCHING_NS // 10
         self._next_tick_ns = 0
-        self._next_pair_ns = 0
+        self._next_pair_ns = self._next_check_ns = 0
         self._arrivals: Arrivals | None = None
         self._watched: dict[int, Callable[[], None]] = {}
 
@@ -404,23 +405,37 @@ class Client:
         if now >= self._next_pair_ns:
             self._sample_clock()
             self._next_pair_ns = now + NS_PER_S
-        for connection in list(self._active.values()):
-            kind = self._overdue(connection, now)
-            if kind is not None:
-                self._end(connection, kind, now, reuse=False)
+        if now >= self._next_check_ns:
+            self._check_deadlines(now)
         self._on_tick(now)
 
-    def _overdue(self, connection: Connection, now: int) -> ErrorKind | None:
+    def _check_deadlines(self, now: int) -> None:
+        """End what is overdue. Nothing can be before the next check: what begins, or comes, until then has a whole
+        deadline before it.
+        """
+        deadlines = self._deadlines
+        shortest_ns = min(deadlines.connect_ns, deadlines.first_token_ns, deadlines.stall_ns, deadlines.total_ns)
+        self._next_check_ns = now + min(shortest_ns, _CHECK_NS)
+        for connection in list(self._active.values()):
+            at_ns, kind = self._deadline(connection)
+            if now > at_ns:
+                self._end(connection, kind, now, reuse=False)
+            elif connection.framing.body_bytes > ANSWER_LIMIT:
+                self._end(connection, ErrorKind.too_large, now, reuse=False)
+            else:
+                self._next_check_ns = min(self._next_check_ns, at_ns)
+
+    def _deadline(self, connection: Connection) -> tuple[int, ErrorKind]:
+        """When the exchange is overdue, and what it then is."""
         deadlines = self._deadlines
         if connection.state in (State.connecting, State.handshaking):
-            return ErrorKind.connect_timeout if now - connection.taken_ns > deadlines.connect_ns else None
-        if now - connection.sent_ns > deadlines.total_ns:
-            return ErrorKind.total_timeout
-        if connection.framing.body_bytes > ANSWER_LIMIT:
-            return ErrorKind.too_large
-        if not connection.framing.body_bytes:
-            return ErrorKind.first_token_timeout if now - connection.sent_ns > deadlines.first_token_ns else None
-        return ErrorKind.stall_timeout if now - connection.last_ns > deadlines.stall_ns else None
+            return connection.taken_ns + deadlines.connect_ns, ErrorKind.connect_timeout
+        if connection.framing.body_bytes:
+            part = connection.last_ns + deadlines.stall_ns, ErrorKind.stall_timeout
+        else:
+            part = connection.sent_ns + deadlines.first_token_ns, ErrorKind.first_token_timeout
+        total_ns = connection.sent_ns + deadlines.total_ns
+        return part if part[0] < total_ns else (total_ns, ErrorKind.total_timeout)
 
     def _sample_clock(self) -> None:
         monotonic, realtime, uncertainty = sample_pair()

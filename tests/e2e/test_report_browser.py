@@ -398,9 +398,8 @@ def test_the_report_of_a_real_quickstart(open_report: Open, real_report: Path) -
     # Latency is drawn where enough requests were asked for valid medians, as a whole quickstart does.
     assert {"quality-against-cost", "quality-with-intervals"} <= stems
     assert page.locator("svg.chart").count() == len(stems)
-    quality = page.locator("#quality")
-    quality.scroll_into_view_if_needed()  # a section out of sight is laid out later, and has no inner text until then
-    assert "plumbing only" in quality.inner_text()
+    page.locator("#quality").scroll_into_view_if_needed()  # what is out of sight is laid out, and has text, later
+    page.wait_for_function("document.querySelector('#quality').innerText.includes('plumbing only')", timeout=10_000)
     for chart in ("plot-tradeoff", "plot-distribution", "plot-time", "plot-requests"):
         _, rows = table_of(drawn(page, chart))
         assert rows
