@@ -398,8 +398,9 @@ def test_the_report_of_a_real_quickstart(open_report: Open, real_report: Path) -
     # Latency is drawn where enough requests were asked for valid medians, as a whole quickstart does.
     assert {"quality-against-cost", "quality-with-intervals"} <= stems
     assert page.locator("svg.chart").count() == len(stems)
-    page.locator("#quality").scroll_into_view_if_needed()  # what is out of sight is laid out, and has text, later
-    page.wait_for_function("document.querySelector('#quality').innerText.includes('plumbing only')", timeout=10_000)
+    warned = page.locator("#quality").get_by_text("plumbing only").first
+    warned.scroll_into_view_if_needed()  # what is out of sight is laid out, and has a text to read, later
+    warned.wait_for(state="visible", timeout=10_000)
     for chart in ("plot-tradeoff", "plot-distribution", "plot-time", "plot-requests"):
         _, rows = table_of(drawn(page, chart))
         assert rows
