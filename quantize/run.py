@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bench.base.clock import utc_now
 from bench.base.files import write_json
@@ -18,6 +18,9 @@ from quantize.artefact import SKETCH_FILE, Artefact
 from quantize.models import ModelConfig
 from quantize.schemes.base import Job, Product, SchemeConfig
 from quantize.source import Source, resolve
+
+if TYPE_CHECKING:
+    from bench.toolchains.config import ToolchainConfig
 
 __all__ = [
     "Artefact",
@@ -46,19 +49,27 @@ class Toolchains(Protocol):
 
 
 class ConfiguredToolchains:
-    """Toolchains as `conf/toolchain` describes them."""
+    """Toolchains as `conf/toolchain` describes them, each read once."""
+
+    def __init__(self) -> None:
+        self._configs: dict[str, ToolchainConfig] = {}
 
     def lock(self, name: str) -> str:
-        from bench.toolchains.config import load_toolchain_config
         from bench.toolchains.ensure import lock_hash
 
-        return lock_hash(load_toolchain_config(name))
+        return lock_hash(self._config(name))
 
     def ensure(self, name: str, progress: Progress) -> Toolchain:
-        from bench.toolchains.config import load_toolchain_config
         from bench.toolchains.ensure import ensure
 
-        return ensure(load_toolchain_config(name), progress=progress)
+        return ensure(self._config(name), progress=progress)
+
+    def _config(self, name: str) -> ToolchainConfig:
+        from bench.toolchains.config import load_toolchain_config
+
+        if name not in self._configs:
+            self._configs[name] = load_toolchain_config(name)
+        return self._configs[name]
 
 
 def artefact_key(

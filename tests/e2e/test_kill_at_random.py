@@ -22,7 +22,7 @@ from tests.support import QUICKSTART, WHOLE, Workspace, command_line, started_fr
 pytestmark = pytest.mark.llama_cpp
 
 #: Ten over the whole quickstart; of the short one, as many as CI has time for.
-KILLS = 10 if WHOLE else 4
+KILLS = 10 if WHOLE else 3
 SEED = 20261125
 GONE_WITHIN_S = 5.0
 
