@@ -9,7 +9,7 @@ arrival (client's stamp minus the server's stamp before write), delivered load (
 per token in the loop and for parsing, memory. The first two waves are left out. Close everything else: on a busy
 machine this measures the machine. Some hosts throttle their processors for moments: "slow machine" is how much of the
 time the same arithmetic took over twice as long as usually on the server's core, "without" the p99s of what was sent
-outside of such times and the 30 ms after each. A mark behind a figure says that it misses its goal.
+outside of such times and what each needs to recover. A mark behind a figure says that it misses its goal.
 """
 
 from __future__ import annotations
