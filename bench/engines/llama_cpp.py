@@ -199,6 +199,8 @@ class LlamaCpp(Engine):
             str(config.cache_ram_mib),
             "--metrics",
             "--no-webui",
+            "--threads-http",
+            str(HTTP_THREADS),
             "--verbosity",
             _NAMES_BUFFERS,
         ]
@@ -291,6 +293,10 @@ def llama_footprint(
     )
 
 
+# A connection holds a thread of the server. Its pool grows by one thread for each connection that comes while none is
+# idle, but a burst comes before the idle ones have woken: of 24 connections at once 6 were served, and `/metrics` not
+# at all until one of them ended. Threads that wait cost nothing.
+HTTP_THREADS = 256
 # From llama.cpp's fourth level on (the default is the third) its log says how large each buffer is, and on which
 # device. That makes about 15 lines more a request, in a thread of their own, and none a token.
 _NAMES_BUFFERS = "4"

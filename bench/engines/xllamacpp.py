@@ -23,6 +23,7 @@ from bench.engines.base import (
 )
 from bench.engines.footprint import Footprint
 from bench.engines.llama_cpp import (
+    HTTP_THREADS,
     LOG_PATTERNS,
     START_PHASES,
     buffers_in,
@@ -83,6 +84,7 @@ class Xllamacpp(Engine):
             "n_ctx": config.max_model_len * config.max_sequences,
             "n_parallel": config.max_sequences,
             "n_threads": config.threads,
+            "n_threads_http": HTTP_THREADS,
             "n_gpu_layers": config.gpu_layers,
             "cache_ram_mib": config.cache_ram_mib,
         }

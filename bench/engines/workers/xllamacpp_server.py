@@ -21,6 +21,7 @@ def parameters(settings: dict[str, Any]) -> Any:
     params.port = settings["port"]
     params.n_ctx = settings["n_ctx"]
     params.n_parallel = settings["n_parallel"]
+    params.n_threads_http = settings["n_threads_http"]
     params.n_gpu_layers = settings["n_gpu_layers"]
     params.verbosity = 4  # from here on the log says how large each buffer is, and on which device
     params.cache_ram_mib = settings["cache_ram_mib"]

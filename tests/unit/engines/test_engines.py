@@ -29,7 +29,8 @@ def test_llama_server_command_line() -> None:
     assert list(made.argv) == [
         *("llama-server", "--model", "/models/a b.gguf", "--alias", "smol-Q8_0"),
         *("--host", "127.0.0.1", "--port", "8123", "--ctx-size", "4096", "--parallel", "4"),
-        *("--n-gpu-layers", "0", "--cache-ram", "0", "--metrics", "--no-webui", "--verbosity", "4"),
+        *("--n-gpu-layers", "0", "--cache-ram", "0", "--metrics", "--no-webui"),
+        *("--threads-http", "256", "--verbosity", "4"),
         *("--threads", "1", "--flash-attn", "on"),
     ]
     assert made.secret_env == {"LLAMA_API_KEY": "secret-key"}
