@@ -277,7 +277,7 @@ def _paired(cell: Cell, paired: Paired) -> Change:
         kind="task",
         source=paired.task,
         metric=paired.metric,
-        unit="ratio",
+        unit=paired.unit,
         before=paired.before,
         after=paired.after,
         change=paired.change,

@@ -236,15 +236,17 @@ def _check_date(where: str, date: str) -> None:
 class MarginConfig:
     """Differences too small to matter: an interval inside plus or minus the margin is called equivalent.
 
-    Of speeds (`throughput`) and perplexity relative ones, of `accuracy` a difference of shares.
+    Of speeds (`throughput`) and perplexity relative ones, of `accuracy` a difference of shares, of a judge's `rating`
+    from 1 to 10 one of points.
     """
 
     throughput: float = 0.03
     perplexity: float = 0.01
     accuracy: float = 0.01
+    rating: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("throughput", "perplexity", "accuracy"):
+        for name in ("throughput", "perplexity", "accuracy", "rating"):
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise ValueError(f"margins.{name}={value}: write a fraction from 0 to below 1, such as 0.03")

@@ -24,12 +24,17 @@ LENGTH = "output_tokens_mean"
 COST_PER_CORRECT = "cost_per_correct_answer"
 
 
+_NOT_RIGHT = frozenset({"pairwise_win_rate"})
+"""Shares that a change is told of, and that are not of right answers."""
+
+
 def accuracy_tags(task: Measurement) -> tuple[str, str] | None:
     """The task's share of right answers and its change against the baseline; None for a task without.
 
     Tasks name the change `TAG_change`; multiple choice that of `accuracy_micro` `accuracy_change`.
     """
-    known = [("accuracy_micro", "accuracy_change"), *((tag, f"{tag}_change") for tag in task.metrics)]
+    shares = [tag for tag, metric in task.metrics.items() if metric.unit == "ratio" and tag not in _NOT_RIGHT]
+    known = [("accuracy_micro", "accuracy_change"), *((tag, f"{tag}_change") for tag in shares)]
     return next(((tag, change) for tag, change in known if tag in task.metrics and change in task.metrics), None)
 
 

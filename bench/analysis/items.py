@@ -1,4 +1,4 @@
-"""Tasks of two cells paired item by item: the same questions, or the same windows of the same text."""
+"""Tasks of two cells paired item by item: the same questions, problems or conversations, or windows of one text."""
 
 from __future__ import annotations
 
@@ -19,10 +19,14 @@ from bench.quality.statistics.verdict import Comparison, compare_answers, compar
 
 _SAME = (
     *("item", "id", "subject", "question", "answer", "prompt_digest", "window", "position", "token_id"),
+    *("problem", "sample", "turn"),
     *("task", "doc_id", "filter", "doc_hash", "prompt_hash"),
 )
 """Columns that must be equal row by row, as far as both have them."""
 _RIGHT = "correct"
+_EXTRACTED = {"strict_correct": "exact_match", "flexible_correct": "exact_match_flexible"}
+"""Columns of right answers by how they were extracted, and the figure each belongs to."""
+_RATING = "rating"
 _NLL = "nll"
 _HARNESS = ("task", "filter")
 _HARNESS_SHARES = ("acc", "acc_norm", "exact_match")
@@ -31,7 +35,7 @@ _HARNESS_SHARES = ("acc", "acc_norm", "exact_match")
 
 @dataclass(frozen=True, kw_only=True)
 class Paired:
-    """The change of a task's figure from A to B over the items of both; `absolute`: B - A of shares."""
+    """The change of a task's figure from A to B over the items of both; `absolute`: B - A, in `unit`."""
 
     task: str
     metric: str
@@ -42,6 +46,7 @@ class Paired:
     absolute: bool
     basis: str
     reason: str = ""
+    unit: str = "ratio"
 
 
 def paired_tasks(own: Cell, other: Cell, margins: MarginConfig) -> dict[str, tuple[Paired, ...]]:
@@ -58,13 +63,21 @@ def paired_tasks(own: Cell, other: Cell, margins: MarginConfig) -> dict[str, tup
 def _paired(task: Measurement, theirs: Measurement, margins: MarginConfig) -> Iterator[Paired]:
     if task.status != "complete" or theirs.status != "complete" or task.validity or theirs.validity:
         return
-    names = (*_SAME, _RIGHT, _NLL, *_HARNESS_SHARES)
+    names = (*_SAME, _RIGHT, *_EXTRACTED, _RATING, _NLL, *_HARNESS_SHARES)
     own, other = read_columns(task, "items.parquet", names), read_columns(theirs, "items.parquet", names)
     if not own or not other or not _same_items(own, other):
         return
     both = own.keys() & other.keys()
-    if _RIGHT in both:
+    if {_RIGHT, "problem", "sample"} <= both and (own["sample"] != 0).any():
+        yield from _means_of(task.name, "pass_at_1", ("problem", _RIGHT), own, other, margin=margins.accuracy)
+    elif _RIGHT in both:
         yield from _answers(task.name, "accuracy", own[_RIGHT], other[_RIGHT], margins)
+    elif _EXTRACTED.keys() <= both:
+        for name, metric in _EXTRACTED.items():
+            yield from _answers(task.name, metric, own[name], other[name], margins)
+    elif {_RATING, "question"} <= both:
+        figure = ("question", _RATING)
+        yield from _means_of(task.name, "mt_bench_score", figure, own, other, margin=margins.rating, unit="points")
     elif set(_HARNESS) <= both:
         yield from _harness(task.name, own, other, margins)
     elif {_NLL, "window"} <= both:
@@ -109,6 +122,42 @@ def _answers(task: str, metric: str, own: Any, other: Any, margins: MarginConfig
     )
 
 
+def _means_of(
+    task: str,
+    metric: str,
+    columns: tuple[str, str],
+    own: dict[str, Any],
+    other: dict[str, Any],
+    *,
+    margin: float,
+    unit: str = "ratio",
+) -> Iterator[Paired]:
+    """The mean of every owner's values where both have them all: several values of one owner are not independent.
+
+    `columns` name the owner and the value: a problem and whether a sample of it passes, a question and the rating of a
+    turn.
+    """
+    owner, value = columns
+    before, after = (each[value].astype(np.float64) for each in (own, other))
+    whole = ~np.isin(own[owner], own[owner][~np.isfinite(before + after)])
+    before, after = (_means(own[owner][whole], each[whole]) for each in (before, after))
+    compared = compare_means(after - before, margin=margin, unit=f"{owner}s", higher_is_better=True)
+    if compared is None:
+        return
+    yield Paired(
+        task=task,
+        metric=metric,
+        before=Estimate(value=float(before.mean())),
+        after=Estimate(value=float(after.mean())),
+        change=Estimate(value=compared.difference, lo=compared.lo, hi=compared.hi),
+        verdict=Verdict(compared.verdict.value),
+        absolute=True,
+        basis=f"paired over {len(before)} {owner}s ({compared.test})",
+        reason=_reason(compared),
+        unit=unit,
+    )
+
+
 def _windows(task: str, own: dict[str, Any], other: dict[str, Any], margins: MarginConfig) -> Iterator[Paired]:
     """Mean negative log-likelihood by window; the relative change of perplexity is exp of its difference - 1."""
     before, after = (_means(each["window"], each[_NLL]) for each in (own, other))
@@ -131,9 +180,9 @@ def _windows(task: str, own: dict[str, Any], other: dict[str, Any], margins: Mar
     )
 
 
-def _means(window: npt.NDArray[Any], values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """The mean of each window's values, windows in ascending order."""
-    _, index = np.unique(window, return_inverse=True)
+def _means(owners: npt.NDArray[Any], values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """The mean of each owner's values, such as a window's, owners in ascending order."""
+    _, index = np.unique(owners, return_inverse=True)
     sums = np.bincount(index, weights=np.asarray(values, dtype=np.float64))
     return np.asarray(sums / np.bincount(index), dtype=np.float64)
 

@@ -312,7 +312,8 @@ class _Grader:
         """Ratings of every turn, means over questions and turns, and by category."""
         mine = self._rated(self.own, "")
         theirs = None if self.base is None else (mine if same else self._rated(self.base, "base_"))
-        self.figures.mean("mt_bench_score", "points", mine, theirs, margin=_RATING_MARGIN, items="turns")
+        both = _by_question(mine), None if theirs is None else _by_question(theirs)
+        self.figures.mean("mt_bench_score", "points", *both, margin=_RATING_MARGIN)
         for turn in range(2):
             own, base = mine[turn::2], None if theirs is None else theirs[turn::2]
             self.figures.mean(f"mt_bench_score_turn_{turn + 1}", "points", own, base, margin=_RATING_MARGIN)
@@ -360,9 +361,9 @@ class _Grader:
             judgement_as_a=column(said[:count]),
             judgement_as_b=column(said[count:]),
         )
-        points = [None if verdict is None else _WORTH[verdict] for verdict in verdicts]
+        points = _by_question([None if verdict is None else _WORTH[verdict] for verdict in verdicts])
         others = [None if point is None else 1 - point for point in points]
-        self.figures.mean("pairwise_win_rate", "ratio", points, others, margin=_WIN_MARGIN, items="turns")
+        self.figures.mean("pairwise_win_rate", "ratio", points, others, margin=_WIN_MARGIN)
         known = [verdict for verdict in verdicts if verdict is not None]
         self.figures.alone("judge_inconsistency", [verdict == "inconsistent" for verdict in known])
         return {"pairwise": {name: known.count(name) for name in _WORTH}}
@@ -392,6 +393,11 @@ def _merged(conversation: Conversation, before: str) -> dict[str, Any]:
 
 def _flat(conversation: Conversation) -> list[Answer]:
     return [*conversation.first.answers, *conversation.second.answers]
+
+
+def _by_question(values: Sequence[float | None]) -> list[float | None]:
+    """The mean of both turns, which are about one text and not independent; of one alone where the other has none."""
+    return [_mean(values[place : place + 2]) for place in range(0, len(values), 2)]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

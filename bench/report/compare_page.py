@@ -51,7 +51,7 @@ def lines_of(side: SideBySide) -> list[Line]:
 
 
 def _line(each: Change) -> Line:
-    written = fmt.change if not each.absolute else points
+    written = fmt.change if not each.absolute else points if each.unit == "ratio" else signed
     basis = each.basis if not each.reason else f"{each.reason} ({each.basis})" if each.compared else each.reason
     return Line(
         cell=each.cell,
@@ -68,8 +68,12 @@ def _line(each: Change) -> Line:
 
 def points(difference: float) -> str:
     """A difference of shares in percentage points, with its sign."""
-    size = fmt.significant(abs(difference) * 100, 2)
-    return f"{'+' if difference > 0 else fmt.MINUS if difference < 0 else '±'}{size} points"
+    return f"{signed(difference * 100)} points"
+
+
+def signed(difference: float) -> str:
+    """A difference with its sign, to two digits."""
+    return f"{'+' if difference > 0 else fmt.MINUS if difference < 0 else '±'}{fmt.significant(abs(difference), 2)}"
 
 
 def _number(estimate: Estimate | None) -> str:

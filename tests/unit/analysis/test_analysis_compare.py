@@ -16,6 +16,7 @@ from bench.analysis.compare import Change, SideBySide, compare
 from bench.analysis.config import MarginConfig
 from bench.analysis.estimate import Verdict
 from bench.analysis.load import load_results
+from bench.report.compare_page import render_markdown
 from tests.unit.report.fake_runs import MACHINE, VARIANTS, FakeRun, edit_summary, quickstart, write_json
 
 
@@ -167,6 +168,56 @@ def test_documents_of_lm_eval_are_paired_by_task_and_filter(tmp_path: Path) -> N
     assert "0 became right and 12 wrong" in lost.basis
     assert found(side, "divergence", "gsm8k_exact_match_flexible_extract").verdict is Verdict.INCONCLUSIVE
     assert not any("strict" in change.metric for change in side.changes), "a half is neither right nor wrong"
+
+
+def test_ratings_are_paired_by_question(tmp_path: Path) -> None:
+    before, first = one(tmp_path / "a")
+    after, second = one(tmp_path / "b")
+    draw = np.random.default_rng(5)
+    same = {"question": [str(each) for each in np.repeat(np.arange(40), 2)], "turn": [1, 2] * 40}
+    ratings = np.repeat(draw.integers(3, 8, 40), 2).astype(float)  # what a question earns, both turns alike
+    lost = np.repeat(np.where(np.arange(40) % 2, 1.0, 0.0), 2)
+    unread = [None, *(ratings - lost)[1:]]
+    write_items(first, **same, rating=ratings, category=["math"] * 80)
+    write_items(second, **same, rating=unread, category=["math"] * 80)
+    change = found(sides(before.directory, after.directory), "divergence", "mt_bench_score")
+    assert change.change is not None
+    assert change.change.value == pytest.approx(-20 / 39)
+    # 39 questions of which 20 lost a point, the standard deviation of what they lost, Student's t of 38.
+    half = 2.0244 * np.std([1.0] * 20 + [0.0] * 19, ddof=1) / 39**0.5
+    assert change.change.lo == pytest.approx(-20 / 39 - half, rel=1e-4)
+    assert (change.unit, change.verdict, change.absolute) == ("points", Verdict.WORSE, True)
+    assert "paired over 39 questions" in change.basis
+    assert "−0.51 |" in render_markdown(sides(before.directory, after.directory))
+
+
+def test_samples_of_a_problem_are_one_draw(tmp_path: Path) -> None:
+    before, first = one(tmp_path / "a")
+    after, second = one(tmp_path / "b")
+    problem, sample = [f"p{each}" for each in np.repeat(np.arange(6), 10)], list(range(10)) * 6
+    write_items(first, problem=problem, sample=sample, correct=[True] * 60)
+    write_items(second, problem=problem, sample=sample, correct=[False] * 10 + [True] * 50)
+    change = found(sides(before.directory, after.directory), "divergence", "pass_at_1")
+    assert change.change is not None
+    assert change.change.value == pytest.approx(-1 / 6)
+    assert change.verdict is Verdict.INCONCLUSIVE, "one problem of six, however often it was asked"
+    write_items(first, problem=problem[::10], sample=[0] * 6, correct=[True] * 6)
+    write_items(second, problem=problem[::10], sample=[0] * 6, correct=[False] + [True] * 5)
+    change = found(sides(before.directory, after.directory), "divergence", "accuracy")
+    assert "0 became right and 1 wrong" in change.basis
+
+
+def test_both_extractions_of_gsm8k_are_paired(tmp_path: Path) -> None:
+    before, first = one(tmp_path / "a")
+    after, second = one(tmp_path / "b")
+    same = {"prompt_digest": [str(each) for each in range(50)]}
+    write_items(first, **same, strict_correct=[True] * 50, flexible_correct=[True] * 50)
+    write_items(second, **same, strict_correct=[False] * 9 + [True] * 41, flexible_correct=[None] + [True] * 49)
+    side = sides(before.directory, after.directory)
+    strict, flexible = (found(side, "divergence", name) for name in ("exact_match", "exact_match_flexible"))
+    assert "0 became right and 9 wrong" in strict.basis
+    assert strict.verdict is Verdict.WORSE
+    assert "paired over 49 questions, 0 became right and 0 wrong" in flexible.basis
 
 
 def test_another_scenario_spoils_that_load_only(tmp_path: Path) -> None:
