@@ -183,6 +183,8 @@ class Client:
         self._few = len(events) < _MANY
         # Where it is behind already, reading in parts would cost the time to catch up.
         self._handle(events, woken, FAR_NS if self._behind else since_ns + self._patience_ns)
+        if woken >= self._next_check_ns:
+            self._check_deadlines(woken)
         for connection in self._retired:
             connection.close()
         self._retired.clear()
@@ -405,13 +407,12 @@ class Client:
         if now >= self._next_pair_ns:
             self._sample_clock()
             self._next_pair_ns = now + NS_PER_S
-        if now >= self._next_check_ns:
-            self._check_deadlines(now)
         self._on_tick(now)
 
     def _check_deadlines(self, now: int) -> None:
-        """End what is overdue. Nothing can be before the next check: what begins, or comes, until then has a whole
-        deadline before it.
+        """End what is overdue at `now`, by which whatever had come is read: a pause of our own is nobody's stall.
+
+        Nothing can be overdue before the next check: what begins, or comes, until then has a whole deadline before it.
         """
         deadlines = self._deadlines
         shortest_ns = min(deadlines.connect_ns, deadlines.first_token_ns, deadlines.stall_ns, deadlines.total_ns)

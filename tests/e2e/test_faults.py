@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from bench.base.paths import cache_dir
+from bench.base.process import wait_until
 from tests.support import ONE_LOAD, SMALL, Answer, Workspace, command_line, require, started_from
 
 pytestmark = pytest.mark.llama_cpp
@@ -41,8 +42,17 @@ def made(make_workspace: Callable[[str], Workspace]) -> Workspace:
 def workspace(made: Workspace, tmp_path: Path) -> Iterator[Workspace]:
     """A folder of the test's own on those variants; afterwards nothing that was started here may live."""
     yield Workspace(folder=tmp_path, cache=made.cache)
-    left = [process.cmdline() for process in started_from(made)]
-    assert not left
+    assert wait_until(lambda: not started_from(made), timeout_s=20), started_from(made)
+
+
+def servers_of(workspace: Workspace) -> list[psutil.Process]:
+    """Its llama-servers that live."""
+    found = []
+    for process in started_from(workspace):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.name() == "llama-server":
+                found.append(process)
+    return found
 
 
 def said(answer: Answer) -> list[str]:
@@ -93,7 +103,7 @@ def test_a_cpu_build_that_is_asked_for_the_gpu(workspace: Workspace) -> None:
 def test_a_server_killed_in_mid_run_fails_its_cell_and_the_next_one_goes_on(workspace: Workspace) -> None:
     two = [word for word in ONE if not word.startswith("scheme=")]
     process = subprocess.Popen(
-        command_line(["run", "-m", *two, "scheme=gguf_f16,gguf_q8_0", "scenarios.c1.requests=16", "--json-lines"]),
+        command_line(["run", "-m", *two, "scheme=gguf_f16,gguf_q8_0", "scenarios.c1.requests=60", "--json-lines"]),
         cwd=workspace.folder,
         env={**os.environ, **workspace.env},
         stdout=subprocess.PIPE,
@@ -107,7 +117,7 @@ def test_a_server_killed_in_mid_run_fails_its_cell_and_the_next_one_goes_on(work
         event = json.loads(line)
         lines.append(event)
         if not killed and event.get("stage") == "load" and event.get("done", 0) >= 3:
-            (server,) = [found for found in started_from(workspace) if found.name() == "llama-server"]
+            (server,) = servers_of(workspace)
             server.send_signal(signal.SIGKILL)
             killed = True
     _, errors = process.communicate()
@@ -144,7 +154,7 @@ def test_a_server_that_hangs_in_mid_run_fails_its_scenario_and_the_next_one_gets
     for line in process.stdout:
         event = json.loads(line)
         if stopped is None and event.get("stage") == "load" and event.get("done", 0) >= 3:
-            (stopped,) = [found for found in started_from(workspace) if found.name() == "llama-server"]
+            (stopped,) = servers_of(workspace)
             stopped.send_signal(signal.SIGSTOP)
             since = time.monotonic()
         elif stopped is not None and event.get("message") == "recording":
@@ -370,7 +380,7 @@ def test_an_unreadable_result_folder(workspace: Workspace) -> None:
 
 def test_status_of_a_run_that_runs_and_of_one_that_was_killed(workspace: Workspace) -> None:
     process = subprocess.Popen(
-        command_line(["run", *ONE, "scenarios.c1.requests=60", "--json-lines"]),
+        command_line(["run", *ONE, "scenarios.c1.requests=200", "--json-lines"]),
         cwd=workspace.folder,
         env={**os.environ, **workspace.env},
         stdout=subprocess.PIPE,
@@ -387,7 +397,7 @@ def test_status_of_a_run_that_runs_and_of_one_that_was_killed(workspace: Workspa
         process.kill()
     assert running.returncode == 0, running.stderr
     assert running.stdout.startswith("quickstart: running, started ")
-    assert "of 62 requests recorded" in running.stdout
+    assert "of 202 requests recorded" in running.stdout
     dead = workspace.run("status", "results/quickstart", "--json-lines")
     events = [json.loads(line) for line in dead.stdout.splitlines()]
     assert dead.returncode == 0
@@ -396,6 +406,6 @@ def test_status_of_a_run_that_runs_and_of_one_that_was_killed(workspace: Workspa
     assert scenario["state"] == "died"
     assert int(scenario["note"].split()[0]) >= 3
     assert (events[-1]["reused"], events[-1]["to_measure"]) == (0, 1)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while started_from(workspace) and time.monotonic() < deadline:
         time.sleep(0.05)

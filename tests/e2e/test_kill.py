@@ -21,7 +21,7 @@ ONE_CELL = (
     *(*SMALL, "scheme=gguf_q8_0", "scenarios.c1.requests=12", "tasks.perplexity.windows=1"),
     *("~scenarios.c4", "~scenarios.poisson", "~tasks.divergence", "~tasks.mmlu"),
 )
-GONE_WITHIN_S = 5.0
+GONE_WITHIN_S = 20.0
 
 
 def started(workspace: Workspace) -> subprocess.Popen[str]:
@@ -101,7 +101,7 @@ def test_ctrl_c_keeps_what_was_measured_and_exits_130(workspace: Workspace) -> N
     with started(workspace) as process:
         below = wait_for(process, "load", "in flight", 3)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 130
+        assert process.wait(timeout=90) == 130
     assert_gone(below)
     (run,) = workspace.folder.glob("results/*/run.json")
     assert json.loads(run.read_text())["status"] == "interrupted"

@@ -25,7 +25,7 @@ from tests.integration.quantize.real_llama_cpp import artefact, toolchain
 pytestmark = pytest.mark.llama_cpp
 
 SLOTS, WAITING = 2, 4
-LONG_TOKENS, SHORT_TOKENS = 200, 8
+LONG_TOKENS, SHORT_TOKENS = 300, 8
 CONFIG = LlamaCppConfig(max_model_len=512, max_sequences=SLOTS, threads=1, start_timeout_s=60.0)
 
 
@@ -60,8 +60,12 @@ def waiting_in_a_burst(endpoint: Endpoint, connections: int) -> float:
         for _ in range(connections):
             opened.enter_context(socket.create_connection((url.host, url.port or 80))).sendall(request)
         waiting = peak(endpoint, Scalar.WAITING, connections - SLOTS, [])
-    while sample(endpoint).scalars[Scalar.RUNNING]:
-        time.sleep(0.05)
+    deadline, idle = time.monotonic() + 60, 0
+    while idle < 3:  # those that wait notice after a while that nobody listens
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+        now = sample(endpoint).scalars
+        idle = 0 if now[Scalar.RUNNING] or now[Scalar.WAITING] else idle + 1
     return waiting
 
 

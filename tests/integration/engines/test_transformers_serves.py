@@ -56,11 +56,11 @@ def test_nobody_is_served_without_the_key(endpoint: Endpoint) -> None:
         assert ask(endpoint, "completions", key, prompt="The").status_code == 401
         assert ask(endpoint, "chat/completions", key, messages=[]).status_code == 401
     models = f"{endpoint.url}/v1/models"
-    assert httpx.get(models, trust_env=False).status_code == 401
+    assert httpx.get(models, timeout=60, trust_env=False).status_code == 401
     headers = {"Authorization": f"Bearer {endpoint.api_key}"}
-    listed = httpx.get(models, headers=headers, trust_env=False).json()["data"]
+    listed = httpx.get(models, headers=headers, timeout=60, trust_env=False).json()["data"]
     assert [model["id"] for model in listed] == [NAME], "and nothing of the user's own cache"
-    assert httpx.get(f"{endpoint.url}/health", trust_env=False).status_code == 200
+    assert httpx.get(f"{endpoint.url}/health", timeout=60, trust_env=False).status_code == 200
     process = psutil.Process(endpoint.tree_pid)
     words = [word for one in (process, *process.children(recursive=True)) for word in one.cmdline()]
     assert not any(endpoint.api_key in word for word in words)

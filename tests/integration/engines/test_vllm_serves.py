@@ -77,7 +77,8 @@ def load(endpoint: Endpoint, folder: Path, *, requests: int, tokens: int) -> dic
 
 
 def test_it_serves_those_with_the_key_and_continues_a_text(endpoint: Endpoint) -> None:
-    refused = httpx.post(f"{endpoint.url}/v1/completions", json={"model": "smol", "prompt": "The"}, trust_env=False)
+    asked = {"model": "smol", "prompt": "The"}
+    refused = httpx.post(f"{endpoint.url}/v1/completions", json=asked, timeout=60, trust_env=False)
     assert refused.status_code == 401
     words = [word for process in tree(endpoint) for word in process.cmdline()]
     assert not any(endpoint.api_key in word for word in words)
@@ -109,7 +110,7 @@ def test_tokens_and_first_tokens_are_those_that_it_counts_itself(endpoint: Endpo
 
 def own_ttft(endpoint: Endpoint) -> Histogram:
     assert endpoint.engine.metrics is not None
-    text = httpx.get(f"{endpoint.url}/metrics", trust_env=False).text
+    text = httpx.get(f"{endpoint.url}/metrics", timeout=60, trust_env=False).text
     found = read_sample(endpoint.engine.metrics, {"/metrics": text}).timings[Timing.TTFT]
     assert found is not None
     return found
@@ -163,14 +164,14 @@ def test_one_whose_engine_is_killed_under_load_ends_as_a_typed_failure(endpoint:
     assert summary["exit"] == 1
     assert sum(summary["errors"].values()) > 0
     assert time.monotonic() - began < 60
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while endpoint.alive and time.monotonic() < deadline:
         time.sleep(0.1)
     with pytest.raises(CellFailure, match="ended while it was needed") as caught:
         endpoint.raise_if_dead()
     assert caught.value.kind is FailureKind.CRASHED
     assert "EngineDeadError" in caught.value.log_tail
-    _, alive = psutil.wait_procs(processes, timeout=5)
+    _, alive = psutil.wait_procs(processes, timeout=30)
     assert not alive
 
 

@@ -36,7 +36,7 @@ def test_the_table_is_shown_kept_and_carried(tmp_path: Path, capsys: pytest.Capt
     kept = read_calibration()
     assert kept is not None
     assert [(row["streams"], row["time_source"]) for row in kept["rows"]] == [(2, "user"), (2, "kernel"), (4, "kernel")]
-    with TruthServer(ttft_ms=5, itl_ms=2) as truth:
+    with TruthServer(ttft_ms=60, itl_ms=2) as truth:  # so long that three are in flight
         config = LoadRunConfig(
             endpoint=EndpointConfig(url=truth.url, model="truth"),
             scenario=ClosedConfig(concurrency=3, requests=6),

@@ -30,11 +30,15 @@ class WholeReader(KernelReader):
         return b""
 
 
+def request(slot: int) -> bytes:
+    body = json.dumps({"model": "truth", "prompt": "a", "max_tokens": TOKENS}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nX-Request-Id: {slot}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
 def errors_ms(reader: KernelReader, truth: TruthServer, folder: Path) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """By how much events' stamps are off when the loop sleeps 18 ms every 50; and that digesting counts them all."""
     folder.mkdir()
-    body = json.dumps({"model": "truth", "prompt": "a", "max_tokens": TOKENS}).encode()
-    head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nX-Request-Id: {}\r\nContent-Length: {}\r\n\r\n"
     record = segments.SegmentWriter(folder, "w")
     second = Deadlines(connect_ns=NS_PER_S, first_token_ns=9 * NS_PER_S, stall_ns=9 * NS_PER_S, total_ns=60 * NS_PER_S)
     truth.take_log()
@@ -43,7 +47,7 @@ def errors_ms(reader: KernelReader, truth: TruthServer, folder: Path) -> np.ndar
         reader=reader,
         record=record,
         deadlines=second,
-        request_bytes=lambda slot: head.format(slot, len(body)).encode() + body,
+        request_bytes=request,
         breaker=3,
         on_tick=lambda _: time.sleep(0.018),
     )
@@ -82,3 +86,36 @@ def test_looking_first_does_not_swallow_a_reset() -> None:
         client.setblocking(False)
         with pytest.raises(ConnectionResetError):
             KernelReader().waiting(client)
+
+
+class PausingReader(KernelReader):
+    """Stands still for longer than the deadline, once, in the middle of the answers."""
+
+    reads = 0
+
+    def read(
+        self, sock: Stream, slot: int, record: segments.SegmentWriter, limit: int = segments.READ_BYTES
+    ) -> bytes | None:
+        self.reads += 1
+        if self.reads == STREAMS * TOKENS // 2:
+            time.sleep(1.5)
+        return super().read(sock, slot, record, limit)
+
+
+def test_a_pause_of_our_own_is_nobodys_stall(tmp_path: Path) -> None:
+    second = Deadlines(connect_ns=NS_PER_S, first_token_ns=NS_PER_S, stall_ns=NS_PER_S, total_ns=60 * NS_PER_S)
+    record = segments.SegmentWriter(tmp_path, "w")
+    with TruthServer(ttft_ms=5, itl_ms=5) as truth:
+        client = Client(
+            dial=Dial(family=socket.AF_INET, address=("127.0.0.1", truth.port)),
+            reader=PausingReader(),
+            record=record,
+            deadlines=second,
+            request_bytes=request,
+            breaker=3,
+        )
+        client.run(ClosedArrivals(range(2 * STREAMS), STREAMS, time.monotonic_ns()))
+        client.close()
+    record.close()
+    endings = [payload for tag, *_, payload in segments.read_records(tmp_path, "w") if tag == segments.END]
+    assert endings == [b"complete"] * 2 * STREAMS

@@ -33,9 +33,14 @@ def truth() -> Iterator[TruthServer]:
         yield server
 
 
+#: Far beyond what an answer takes, for a machine that stands still for a while.
+PATIENT: dict[str, Any] = {"first_token_s": 20.0, "stall_s": 20.0, "total_s": 40.0}
+SHORT: dict[str, Any] = {"first_token_s": 1.0, "stall_s": 1.0, "total_s": 2.0}
+HANGS = frozenset({"stall", "stall_first", "trickle", "trickle_head"})
+
+
 def ask(target: Target, out: Path, *, api: Api = Api.completions, **scenario: Any) -> dict[str, Any]:
-    deadlines = {"first_token_s": 0.4, "stall_s": 0.3, "total_s": 0.8}
-    settings = {"concurrency": 2, "requests": 6, "warmup": 0, "breaker": 50, **deadlines}
+    settings = {"concurrency": 2, "requests": 6, "warmup": 0, "breaker": 50, **PATIENT}
     workload = SyntheticConfig(output_tokens=TOKENS, input_tokens=6, tokenize=False, api=api)
     return run_scenario(target, ClosedConfig(**{**settings, **scenario}), workload, out)
 
@@ -65,8 +70,8 @@ def test_every_second_request_fails_and_the_others_do_not(
     truth: TruthServer, tmp_path: Path, fault: str, kind: str
 ) -> None:
     started = time.monotonic()
-    summary = ask(truth.target(fault, every=2), tmp_path)
-    assert time.monotonic() - started < 10
+    summary = ask(truth.target(fault, every=2), tmp_path, **(SHORT if fault in HANGS else {}))
+    assert time.monotonic() - started < 40, "no fault is waited for"
     assert summary["errors"] == {kind: 3}
     assert (summary["requests"]["ok"], summary["requests"]["failed"]) == (3, 3)
     assert summary["metrics"]["error_rate"]["value"] == 0.5
@@ -112,7 +117,7 @@ def test_several_tokens_an_event_spoil_only_single_token_times(truth: TruthServe
     assert metrics["itl"]["p50"] is None
     assert "multi_token_events" in metrics["itl"]["validity"]
     assert "multi_token_events" not in metrics["tpot"]["validity"]
-    assert metrics["tpot"]["p50"] == pytest.approx(2 * 5 / 11, rel=0.3)
+    assert metrics["tpot"]["p50"] == pytest.approx(2 * 5 / 11, rel=0.6)
 
 
 def test_running_usage_gives_tokens_of_every_event(truth: TruthServer, tmp_path: Path) -> None:
@@ -151,7 +156,7 @@ def test_a_server_that_dies_ends_the_scenario(tmp_path: Path) -> None:
 
 def test_a_server_that_returns_within_the_breaker_is_asked_on(tmp_path: Path) -> None:
     with TruthServer(ttft_ms=5, itl_ms=2) as server:
-        settings = ["100000", "duration_s=4", "breaker=90000"]
+        settings = ["100000", "duration_s=12", "breaker=90000"]
         run = subprocess.Popen(
             [sys.executable, "-c", SCRIPT, server.url, str(tmp_path / "out"), *settings], cwd=Path(__file__).parents[3]
         )
@@ -172,16 +177,22 @@ def test_a_server_that_returns_within_the_breaker_is_asked_on(tmp_path: Path) ->
 def test_what_watches_may_end_a_scenario_early_and_what_was_measured_is_kept(
     truth: TruthServer, tmp_path: Path
 ) -> None:
-    until = time.monotonic() + 2.0
+    seen_at: list[float] = []
+
+    def something_is_recorded() -> bool:
+        if not seen_at and any(found == END for found, *_ in read_records(tmp_path / "raw", "*")):
+            seen_at.append(time.monotonic())
+        return bool(seen_at)
+
     target = truth.target("stall_first", every=2)
     summary = run_scenario(
         target,
         ClosedConfig(concurrency=2, requests=40, warmup=0, first_token_s=60.0, total_s=90.0),
         SyntheticConfig(output_tokens=TOKENS, input_tokens=6, tokenize=False),
         tmp_path,
-        stop_when=lambda: time.monotonic() > until,
+        stop_when=something_is_recorded,
     )
-    assert time.monotonic() - until < 20
+    assert time.monotonic() - seen_at[0] < 30
     assert summary["status"] == "partial"
     assert summary["requests"]["ok"] >= 1
     assert read_json(tmp_path / "manifest.json")["status"] == "partial"
@@ -194,7 +205,7 @@ def test_what_was_measured_before_the_death_is_kept(tmp_path: Path) -> None:
         )
         await_records(tmp_path / "out", 30, END)
         server.process.kill()
-        assert run.wait(30) == 0
+        assert run.wait(60) == 0
     summary = read_json(tmp_path / "out" / "summary.json")
     assert summary["status"] == "failed"
     assert summary["requests"]["ok"] > 10
@@ -219,7 +230,7 @@ SCRIPT = textwrap.dedent(
 
 def await_records(out: Path, wanted: int, tag: int) -> None:
     """Until the worker of the run in `out` has recorded so many, however slow the machine is."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while sum(found == tag for found, *_ in read_records(out / "raw", "*")) < wanted:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -252,7 +263,7 @@ def running(truth: TruthServer, tmp_path: Path) -> Iterator[subprocess.Popen[byt
 
 def test_interrupt_keeps_what_was_measured(running: subprocess.Popen[bytes], tmp_path: Path) -> None:
     os.killpg(running.pid, signal.SIGINT)
-    assert running.wait(20) != 0
+    assert running.wait(60) != 0
     summary = read_json(tmp_path / "out" / "summary.json")
     assert (summary["status"], read_json(tmp_path / "out" / "manifest.json")["status"]) == ("partial", "partial")
     assert summary["requests"]["ok"] > 10
@@ -263,7 +274,7 @@ def test_interrupt_keeps_what_was_measured(running: subprocess.Popen[bytes], tmp
 def test_killed_worker_loses_only_what_was_in_flight(running: subprocess.Popen[bytes], tmp_path: Path) -> None:
     (worker,) = workers_below(running.pid)
     worker.kill()
-    assert running.wait(20) == 0
+    assert running.wait(60) == 0
     summary = read_json(tmp_path / "out" / "summary.json")
     assert summary["status"] == "failed"
     assert summary["failure"]["kind"] == "client_fault"
@@ -276,7 +287,7 @@ def test_killed_harness_leaves_no_worker(running: subprocess.Popen[bytes]) -> No
     assert len(workers) == 1
     running.kill()
     running.wait()
-    _, alive = psutil.wait_procs(workers, timeout=5)
+    _, alive = psutil.wait_procs(workers, timeout=20)
     assert alive == []
 
 
@@ -286,7 +297,7 @@ def test_what_a_killed_harness_recorded_becomes_a_partial_result(
     workers = workers_below(running.pid)
     running.kill()
     running.wait()
-    psutil.wait_procs(workers, timeout=5)
+    psutil.wait_procs(workers, timeout=20)
     moved = (tmp_path / "out").rename(tmp_path / "moved")
     for name in ("worker0.own.json", "worker0.requests.jsonl", "worker0.events.npy", "worker0.delays.npy"):
         (moved / "raw" / name).write_bytes(b"")  # what a power cut may leave of files that nobody synced
@@ -311,7 +322,7 @@ def test_a_damaged_recording_is_left_as_it_is(running: subprocess.Popen[bytes], 
     workers = workers_below(running.pid)
     running.kill()
     running.wait()
-    psutil.wait_procs(workers, timeout=5)
+    psutil.wait_procs(workers, timeout=20)
     raw = tmp_path / "out" / "raw"
     (raw / "asked.json").write_text('{"name": "cut off')
     before = {path.name: path.read_bytes() for path in raw.iterdir()}
@@ -333,6 +344,6 @@ def test_requests_that_were_only_cancelled_are_no_result(tmp_path: Path) -> None
             workers = workers_below(process.pid)
             process.kill()
             process.wait()
-        psutil.wait_procs(workers, timeout=5)
+        psutil.wait_procs(workers, timeout=20)
     assert salvage(tmp_path / "out") is None
     assert list((tmp_path / "out" / "raw").glob("*.seg"))

@@ -13,6 +13,7 @@ import pytest
 
 from bench.base.errors import UsageError
 from bench.base.files import read_json
+from bench.base.process import wait_until
 from bench.base.progress import Progress
 from bench.load.arrivals.config import SweepConfig
 from bench.load.capacity.config import EffortConfig, SearchRunConfig
@@ -62,7 +63,7 @@ def test_users_are_as_many_as_slots(truth: TruthServer, tmp_path: Path) -> None:
 
     before = time.monotonic()
     assert run_search(config(truth, out, search=effort), Progress())["probes"] == lines, "nothing is probed again"
-    assert time.monotonic() - before < 5
+    assert time.monotonic() - before < 15
     with pytest.raises(UsageError, match="asked something else"):
         run_search(config(truth, out, search=effort, slo=SloConfig(ttft_ms=5)), Progress())
 
@@ -80,6 +81,7 @@ def test_a_rate_is_bracketed(tmp_path: Path) -> None:
     assert all(outcome != "held" for level, outcome, _ in outcomes if level > 1.3 * CAPACITY), outcomes
     assert all(outcome != "failed" for level, outcome, _ in outcomes if level < 0.7 * CAPACITY), outcomes
     if not found["validity"]:
+        assert found["hi"] is not None, outcomes
         assert found["lo"] <= 1.3 * CAPACITY
         assert found["hi"] >= 0.7 * CAPACITY
         assert found["hi"] <= 1.3 * found["lo"]
@@ -97,6 +99,10 @@ def test_it_ends_with_its_budget_and_goes_on(truth: TruthServer, tmp_path: Path)
     assert longer["probes"][0] == short["probes"][0]
 
 
+def whole_line(path: Path) -> bool:
+    return path.is_file() and path.read_bytes().endswith(b"\n")
+
+
 def test_ctrl_c_keeps_the_probes(truth: TruthServer, tmp_path: Path) -> None:
     out = tmp_path / "search"
     words = [
@@ -111,11 +117,9 @@ def test_ctrl_c_keeps_the_probes(truth: TruthServer, tmp_path: Path) -> None:
         ),
     ]
     with subprocess.Popen(command_line(words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        deadline = time.monotonic() + 60
-        while not (out / "probes.jsonl").exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
+        assert wait_until(lambda: whole_line(out / "probes.jsonl"), timeout_s=120)
         process.send_signal(2)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output
     answer = read_json(out / "search.json")
     assert (answer["status"], answer["ended"]) == ("partial", "interrupted")

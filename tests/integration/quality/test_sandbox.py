@@ -95,7 +95,7 @@ def test_hostile_programs_are_contained_each_with_its_verdict(tmp_path: Path, le
     places = {"secret": str(secret), "target": str(target), "pid": victim.pid, "port": 9}
     try:
         programs = [hostile(code.format(**places)) for code, _, _ in HOSTILE.values()]
-        verdicts = run(tmp_path, programs, time_s=1.0, memory_mib=256)
+        verdicts = run(tmp_path, programs, time_s=3.0, memory_mib=256)
         assert victim.poll() is None
     finally:
         victim.send_signal(signal.SIGKILL)

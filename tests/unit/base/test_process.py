@@ -86,7 +86,7 @@ def test_nothing_outlives_a_killed_harness(tmp_path: Path, number: signal.Signal
 
 def test_nothing_outlives_the_tool(tmp_path: Path) -> None:
     code = FAMILY.rsplit("time.sleep(600)", 1)[0]
-    code += "while not (out / 'daemon').exists(): time.sleep(0.01)\nsys.exit(3)\n"
+    code += "while not all((out / name).exists() for name in ('child', 'daemon')): time.sleep(0.01)\nsys.exit(3)\n"
     with python(code, str(tmp_path)) as tool:
         assert tool.wait(10) == 3
     assert all_gone(family_pids(tmp_path), timeout_s=0.5)

@@ -55,15 +55,15 @@ def test_memory_of_what_is_gone_is_missing() -> None:
 
 
 def test_our_own_work_is_not_counted_as_others() -> None:
-    spin = "import time\nend = time.monotonic() + 1.0\nwhile time.monotonic() < end: pass"
+    spin = "import time\nend = time.monotonic() + 2.0\nwhile time.monotonic() < end: pass"
     with OthersWatch() as quiet:
         subprocess.run([sys.executable, "-c", spin], check=True)
     stranger = subprocess.Popen(["setsid", "--fork", sys.executable, "-c", spin])
     stranger.wait()
     with OthersWatch() as busy:
-        time.sleep(0.9)
+        time.sleep(1.9)
     assert quiet.cores is not None
     assert busy.cores is not None
     # Whatever else runs here, the stranger's core is seen and our own is not.
     assert busy.cores > quiet.cores - 0.5
-    assert busy.cores > 0.3
+    assert busy.cores > 0.2

@@ -150,10 +150,10 @@ def run(request, progress):
 """
     pids = work.folder / "pids"
     started = time.monotonic()
-    with pytest.raises(WorkerError, match=r"did not end within 1.5 s") as caught:
-        work(source, {"pids": str(pids)}, timeout_s=1.5)
+    with pytest.raises(WorkerError, match=r"did not end within 5 s") as caught:
+        work(source, {"pids": str(pids)}, timeout_s=5)
     assert caught.value.kind == "timeout"
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 30
     assert not any(psutil.pid_exists(int(pid)) for pid in pids.read_text().split())
 
 
