@@ -20,7 +20,7 @@ from bench.analysis.estimate import Estimate, Verdict, judge, ratio
 from bench.analysis.items import Paired, paired_tasks
 from bench.analysis.pareto import MEMORY_VARIES
 from bench.analysis.readings import Reading, read
-from bench.analysis.results import Cell, Results, mapping, number
+from bench.analysis.results import TAILS, Cell, Results, mapping, number
 from bench.load.metrics import METRICS, Better
 from bench.quality.statistics.student import t_quantile
 
@@ -29,6 +29,8 @@ SINGLE = "independent"
 EXACT = "exact"
 _FILES = {"size_bytes": "bytes", "effective_bits_per_weight": "bits"}
 _MEMORY = ("peak_gpu_bytes", "peak_rss_bytes", "weights_bytes", "kv_cache_bytes")
+_TAILED = frozenset({"ttft", "itl", "e2e_latency"})
+"""Latencies whose tail is compared too: a median does not show what a few wait for."""
 _COUNTS = frozenset({"output_tokens_total", "prompt_tokens_total", "cached_tokens_total"})
 
 
@@ -186,24 +188,34 @@ def _speeds(own: Group, others: Group, margins: MarginConfig) -> Iterator[Change
         for tag, metric in METRICS.items():
             if metric.better is Better.neither or tag in _COUNTS:
                 continue
-            before, after = _pooled(own, load, tag), _pooled(others, load, tag)
-            if before.estimate is None and after.estimate is None:
-                continue
             repeated = min(len(own), len(others))
             basis = f"independent, {len(own)} and {len(others)} repeats" if repeated > 1 else BATCHES
-            yield _independent(
-                own[0],
-                ("load", before, after),
-                higher_is_better=metric.better is Better.higher,
-                margin=margins.throughput,
-                basis=basis,
-                absolute=metric.unit == "ratio",
-            )
+            for statistic in (None, _tail(own, others, load, tag)) if tag in _TAILED else (None,):
+                before, after = _pooled(own, load, tag, statistic), _pooled(others, load, tag, statistic)
+                if before.estimate is None and after.estimate is None:
+                    continue
+                yield _independent(
+                    own[0],
+                    ("load", before, after),
+                    higher_is_better=metric.better is Better.higher,
+                    margin=margins.throughput,
+                    basis=basis,
+                    absolute=metric.unit == "ratio",
+                )
 
 
-def _pooled(group: Group, load: str, tag: str) -> Reading:
+def _tail(own: Group, others: Group, load: str, tag: str) -> str:
+    """The farthest percentile that every cell has: p99 needs more requests than p90."""
+    known = [
+        {name for name in TAILS if read(cell, "scenarios", load, tag, name).estimate is not None}
+        for cell in (*own, *others)
+    ]
+    return max(set.intersection(*known), default=TAILS[0])
+
+
+def _pooled(group: Group, load: str, tag: str, statistic: str | None) -> Reading:
     """The figure of a cell; of a repeated one the mean of its repeats, with Student's interval."""
-    readings = [read(cell, "scenarios", load, tag) for cell in group]
+    readings = [read(cell, "scenarios", load, tag, statistic) for cell in group]
     usable = [reading for reading in readings if reading.usable]
     if len(usable) < 2:
         return usable[0] if usable else readings[0]
@@ -243,7 +255,7 @@ def _independent(
         cell=cell.label,
         kind=kind,
         source=before.source,
-        metric=before.tag,
+        metric=f"{before.tag} {before.statistic}" if before.statistic in TAILS else before.tag,
         unit=before.unit or after.unit,
         before=before.estimate,
         after=after.estimate,

@@ -12,6 +12,7 @@ from typing import Any
 
 from bench.analysis.results import (
     STATISTICS,
+    TAILS,
     Cell,
     Failure,
     Measurement,
@@ -268,8 +269,18 @@ def _metrics(value: object, observed: Sequence[str], spoiled: Mapping[str, Seque
             lo=number(known.get("lo")),
             hi=number(known.get("hi")),
             validity=tuple(dict.fromkeys([*texts(known.get("validity")), *observed, *spoiled.get(str(tag), ())])),
+            intervals=_intervals(known.get("intervals")),
         )
     return metrics
+
+
+def _intervals(value: object) -> dict[str, tuple[float, float]]:
+    found = {}
+    for name, ends in mapping(value).items():
+        lo, hi = (number(end) for end in ends) if isinstance(ends, list) and len(ends) == 2 else (None, None)
+        if name in TAILS and lo is not None and hi is not None:
+            found[name] = (lo, hi)
+    return found
 
 
 def _unique(runs: list[Run]) -> tuple[Run, ...]:

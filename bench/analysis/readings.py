@@ -50,7 +50,7 @@ def read(cell: Cell, kind: str, name: str, tag: str, statistic: str | None = Non
     value = found.statistics.get(chosen)
     if value is None:
         return absent(cell, name, tag, no_statistic(found, chosen), statistic=chosen, unit=found.unit)
-    headline = chosen == found.headline
+    lo, hi = found.interval(chosen)
     validity = (*found.validity, PARTIAL) if child.status == PARTIAL else found.validity
     return Reading(
         cell=cell.id,
@@ -58,7 +58,7 @@ def read(cell: Cell, kind: str, name: str, tag: str, statistic: str | None = Non
         tag=tag,
         statistic=chosen,
         unit=found.unit,
-        estimate=Estimate(value=value, lo=found.lo if headline else None, hi=found.hi if headline else None),
+        estimate=Estimate(value=value, lo=lo, hi=hi),
         validity=tuple(dict.fromkeys(validity)),
     )
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 STATISTICS = ("value", "p50", "p90", "p95", "p99", "mean")
+TAILS = ("p90", "p95", "p99")
+"""Statistics beside the headline that have intervals of their own."""
 
 
 def text(value: object) -> str | None:
@@ -50,7 +52,7 @@ def texts(value: object) -> tuple[str, ...]:
 class Metric:
     """One figure as recorded: statistics by name, the 95 % interval of the headline, and why it may not be believed.
 
-    The headline is `value`, or the median where the metric is a distribution.
+    The headline is `value`, or the median where the metric is a distribution; `intervals` are those of `TAILS`.
     """
 
     tag: str
@@ -60,11 +62,16 @@ class Metric:
     lo: float | None
     hi: float | None
     validity: tuple[str, ...]
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def headline(self) -> str:
         """The statistic that `lo` and `hi` belong to."""
         return "value" if self.statistics.get("value") is not None else "p50"
+
+    def interval(self, statistic: str) -> tuple[float | None, float | None]:
+        """The ends of a statistic's 95 % interval; both None where there is none."""
+        return (self.lo, self.hi) if statistic == self.headline else self.intervals.get(statistic, (None, None))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,12 @@ from bench.analysis.cost_matrix import CostRow
 from bench.analysis.economics import repaid_after_mtok
 from bench.analysis.prices import hardware_name
 from bench.analysis.readings import PARTIAL, Reading
-from bench.analysis.results import STATISTICS, Cell, Measurement, Metric, number, text
+from bench.analysis.results import STATISTICS, TAILS, Cell, Measurement, Metric, number, text
 
 if TYPE_CHECKING:
     import pandas as pd
 
+TAIL_ENDS = tuple(f"{name}_{end}" for name in TAILS for end in ("lo", "hi"))
 COLUMNS = (
     "run",
     "cell_key",
@@ -32,6 +33,7 @@ COLUMNS = (
     "n",
     "lo",
     "hi",
+    *TAIL_ENDS,
     "validity",
 )
 
@@ -40,13 +42,13 @@ def tidy(analysis: Analysis) -> pd.DataFrame:
     """Every figure of every cell as a data frame with the columns of `COLUMNS`.
 
     `lo` and `hi` are the 95 % interval of `value`, or of `p50` where there is no `value`; of kind `server` the bucket
-    of `p50`. `validity` joins reason codes with a space and is empty for a valid number. A cell without figures has
-    one row with an empty metric.
+    of `p50`. `p95_lo` and so on are those of the tails. `validity` joins reason codes with a space and is empty for a
+    valid number. A cell without figures has one row with an empty metric.
     """
     import pandas as pd
 
     frame = pd.DataFrame(list(_rows(analysis)), columns=list(COLUMNS))
-    numeric = [*STATISTICS, "n", "lo", "hi"]
+    numeric = [*STATISTICS, "n", "lo", "hi", *TAIL_ENDS]
     return frame.astype(dict.fromkeys(numeric, "float64"))
 
 
@@ -135,6 +137,7 @@ def _metric_rows(kind: str, child: Measurement, metrics: Mapping[str, Metric]) -
             "n": metric.n,
             "lo": metric.lo,
             "hi": metric.hi,
+            **dict(zip(TAIL_ENDS, (end for name in TAILS for end in metric.interval(name)), strict=True)),
             "validity": " ".join(dict.fromkeys([*metric.validity, *partial])),
         }
 

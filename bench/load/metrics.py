@@ -14,11 +14,13 @@ import numpy as np
 
 from bench.load import latencies, rates
 from bench.load.sample import Sample, Spread, Stream
-from bench.load.statistics import Interval, median_interval, percentile, rate_interval
+from bench.load.statistics import Interval, median_interval, percentile, quantile_interval, rate_interval
 from bench.load.table import Floats, Ints, Owners
 
 P99_REQUESTS = 1000
 """A p99 of fewer requests is not given, however many tokens they had: one request's are no independent values."""
+
+_TAILS = {"p90": 0.90, "p95": 0.95, "p99": 0.99}
 
 
 class Better(Enum):
@@ -68,7 +70,7 @@ class Metric:
     applies: Callable[[Sample], bool] = _always
 
     def compute(self, sample: Sample) -> dict[str, Any]:
-        """The metric's entry in a summary, validity still empty. lo and hi bound p50, or value."""
+        """The metric's entry in a summary, validity still empty. lo and hi bound p50, or value; intervals the tails."""
         if self.spread is not None:
             return _describe_spread(self.unit, *self.spread(sample), wave=sample.window.wave)
         if self.stream is not None:
@@ -80,17 +82,22 @@ class Metric:
 def _describe_spread(unit: str, values: Floats, owner: Owners, *, wave: int) -> dict[str, Any]:
     interval = median_interval(values, owner, wave)
     requests = int(np.count_nonzero(np.diff(owner))) + 1 if len(owner) else 0
+    tails = {name: percentile(values, p) for name, p in _TAILS.items()}
+    if requests < P99_REQUESTS:
+        tails["p99"] = None
+    bounds = {
+        name: quantile_interval(values, owner, wave, _TAILS[name]) for name, value in tails.items() if value is not None
+    }
     return {
         "unit": unit,
         "p50": percentile(values, 0.50),
-        "p90": percentile(values, 0.90),
-        "p95": percentile(values, 0.95),
-        "p99": percentile(values, 0.99) if requests >= P99_REQUESTS else None,
+        **tails,
         "mean": float(values.mean()) if len(values) else None,
         "n": len(values),
         "requests": requests,
         "lo": None if interval is None else interval[0],
         "hi": None if interval is None else interval[1],
+        "intervals": {name: list(found) for name, found in bounds.items() if found is not None},
         "validity": [],
     }
 

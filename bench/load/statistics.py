@@ -23,6 +23,8 @@ FEWEST_BATCHES, MOST_BATCHES = 5, 20
 # Student's t, 97.5 %, by degrees of freedom from FEWEST_BATCHES - 1 to MOST_BATCHES - 1.
 _T = (2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093)
 
+_Z = 1.96
+
 _MOST_CORRELATED = 0.8
 """More is not told from five to twenty estimates."""
 
@@ -61,6 +63,30 @@ def median_interval(values: Floats, owner: Owners, wave: int) -> Interval | None
     return _around(float(np.median(values)), medians)
 
 
+def quantile_interval(values: Floats, owner: Owners, wave: int, p: float) -> Interval | None:
+    """95 % interval of the `p` quantile of `values`, or None where it would reach beyond the largest of them.
+
+    Batches as for `median_interval`; but quantiles of batches so small are biased, so what is estimated from them is
+    how sure the share p of values below the quantile is: p ± t · s / √b, s over the batches' shares, widened by their
+    autocorrelation, and never less than that of independent values. The interval lies between the quantiles at its
+    ends (Heidelberger and Lewis, "Quantile Estimation in Dependent Sequences", Operations Research 32(1), 1984, whose
+    variance comes from the spectrum instead).
+    """
+    if not len(values):
+        return None
+    owners = np.unique(owner)
+    batches = batch_count(len(owners), wave)
+    if not batches:
+        return None
+    starts = np.searchsorted(owner, [part[0] for part in np.array_split(owners, batches)])
+    below = np.add.reduceat(values <= np.quantile(values, p), starts, dtype=np.float64)
+    lo, hi = _around(p, (below / np.diff(starts, append=len(values))).tolist())
+    half = max((hi - lo) / 2, _Z * math.sqrt(p * (1 - p) / len(values)))
+    if p - half <= 0 or p + half >= 1:
+        return None
+    return float(np.quantile(values, p - half)), float(np.quantile(values, p + half))
+
+
 def rate_interval(times_ns: Ints, weights: Floats, start_ns: int, end_ns: int, longest_ns: float) -> Interval | None:
     """95 % interval of a rate in 1/s over (start, end], or None.
 
@@ -83,7 +109,7 @@ def share_interval(share: float, independent: int) -> Interval | None:
     """Wilson's 95 % score interval of a share, with the number of independent batches in place of the sample size."""
     if independent < FEWEST_BATCHES:
         return None
-    z, n = 1.96, independent
+    z, n = _Z, independent
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)

@@ -62,9 +62,9 @@ def load_curves(cast: Cast) -> Plot | None:
         id="plot-load",
         section="latency",
         title="How a variant does as load grows",
-        note="Full lines and large marks are medians or totals, with 95 % intervals as bars; dotted lines and small"
-        " marks are 99th percentiles. A line joins loads of one arrival process over the same workload. Only valid"
-        " numbers are drawn.",
+        note="Full lines and large marks are medians or totals, dotted lines and small marks 99th percentiles, with"
+        " 95 % intervals as bars. A line joins loads of one arrival process over the same workload. Only"
+        " valid numbers are drawn.",
         views=views,
         choices=(
             Choice(name="Show", options=[figure.name for figure in FIGURES]),

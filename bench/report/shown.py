@@ -46,7 +46,7 @@ def plain(reading: Reading, formatter: fmt.Formatter = fmt.significant) -> Shown
     return show(reading, formatter, detail="")
 
 
-def with_error(reading: Reading, formatter: fmt.Formatter) -> Shown:
+def with_error(reading: Reading, formatter: fmt.Formatter = fmt.significant) -> Shown:
     """The reading with half its interval's width as «± x»."""
     return show(reading, formatter, detail=fmt.plus_minus(reading.estimate) if reading.estimate is not None else "")
 

@@ -155,7 +155,7 @@ def latency(analysis: Analysis, choice: Candidate | None) -> list[Row]:
             if child is None:
                 continue
             numbers = [
-                plain(read(candidate.cell, "scenarios", load.name, tag, percentile))
+                with_error(read(candidate.cell, "scenarios", load.name, tag, percentile))
                 for tag in LATENCY_TAGS
                 for percentile in PERCENTILES
             ]

@@ -63,6 +63,29 @@ def test_slower_is_worse_both_ways_and_by_how_much(tmp_path: Path) -> None:
     assert found(back, "c1", "output_throughput").verdict is Verdict.BETTER
 
 
+def test_a_longer_tail_is_worse_where_the_median_is_the_same(tmp_path: Path) -> None:
+    before, _ = one(tmp_path / "a")
+    after, folder = one(tmp_path / "b")
+
+    def lengthen(summary: dict[str, dict[str, dict[str, Any]]]) -> None:
+        ttft, itl = summary["metrics"]["ttft"], summary["metrics"]["itl"]
+        ttft["p99"] *= 1.5
+        ttft["intervals"]["p99"] = [1.5 * end for end in ttft["intervals"]["p99"]]
+        itl["p99"] = None
+        del itl["intervals"]["p95"]
+
+    edit_summary(folder, "c1", lengthen)
+    side = sides(before.directory, after.directory)
+    median, tail = found(side, "c1", "ttft"), found(side, "c1", "ttft p99")
+    assert (median.verdict, tail.verdict) == (Verdict.EQUIVALENT, Verdict.WORSE)
+    assert tail.change is not None
+    assert tail.change.value == pytest.approx(0.5)
+    # Half widths of 3 % and 4 % of each side, of a ratio of 1.5.
+    assert tail.change.lo == pytest.approx(0.5 - 1.5 * np.hypot(0.03, 0.04), abs=0.01)
+    assert found(side, "c1", "itl p95").reason == "there is no interval to judge by"
+    assert found(side, "c1", "e2e_latency p99").verdict is not Verdict.WORSE
+
+
 def test_what_may_not_be_believed_is_inconclusive(tmp_path: Path) -> None:
     before, _ = one(tmp_path / "a")
     after, folder = one(tmp_path / "b")

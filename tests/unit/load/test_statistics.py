@@ -7,22 +7,32 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from bench.load.statistics import batch_count, median_interval, percentile, rate_interval, share_interval
+from bench.load.statistics import (
+    batch_count,
+    median_interval,
+    percentile,
+    quantile_interval,
+    rate_interval,
+    share_interval,
+)
 from bench.load.table import Floats
 from tests.unit.load.queues import queue
 
 MS = 1_000_000
 
 
-def coverage(draw: Callable[[], Floats], truth: float, *, wave: int, runs: int = 200) -> float:
-    """How often the interval of the median has `truth` in it."""
-    hits = 0
+def coverage(draw: Callable[[], Floats], truth: float, *, wave: int, runs: int = 200, p: float | None = None) -> float:
+    """How often the interval of the median, or of the `p` quantile where it is given, has `truth` in it."""
+    hits = given = 0
     for _ in range(runs):
         values = draw()
-        interval = median_interval(values, np.arange(len(values)), wave)
-        assert interval is not None
-        hits += interval[0] <= truth <= interval[1]
-    return hits / runs
+        owner = np.arange(len(values))
+        interval = median_interval(values, owner, wave) if p is None else quantile_interval(values, owner, wave, p)
+        if interval is not None:
+            given += 1
+            hits += interval[0] <= truth <= interval[1]
+    assert given >= 0.9 * runs
+    return hits / given
 
 
 def test_percentiles_are_not_claimed_from_too_few() -> None:
@@ -69,6 +79,51 @@ def test_latencies_of_a_queue_are_covered(load: float, requests: int, least: flo
         return (ends - arrivals)[300:]
 
     assert coverage(draw, truth, wave=round(16 * load), runs=120) >= least
+
+
+@pytest.mark.parametrize(("p", "requests"), [(0.9, 400), (0.95, 1000), (0.99, 1000)])
+def test_tails_of_independent_values_are_covered(p: float, requests: int) -> None:
+    generator = np.random.default_rng(5)
+    truth = float(np.quantile(np.random.default_rng(1).lognormal(0, 0.5, 1_000_000), p))
+    assert coverage(lambda: generator.lognormal(0, 0.5, requests), truth, wave=4, p=p) >= 0.92
+
+
+@pytest.mark.parametrize(
+    ("load", "requests", "p"), [(0.5, 400, 0.9), (0.5, 2000, 0.99), (0.8, 1000, 0.95), (0.8, 2000, 0.99)]
+)
+def test_tails_of_a_queue_are_covered(load: float, requests: int, p: float) -> None:
+    arrivals, ends = queue(np.random.default_rng(8), 200_000, load)
+    truth = float(np.quantile((ends - arrivals)[1000:], p))
+    generator = np.random.default_rng(9)
+
+    def draw() -> Floats:
+        arrivals, ends = queue(generator, requests + 300, load)
+        return (ends - arrivals)[300:]
+
+    assert coverage(draw, truth, wave=round(16 * load), runs=100, p=p) >= 0.88
+
+
+def test_the_interval_of_a_tail_is_lopsided_as_the_values_are_and_none_where_it_leaves_them() -> None:
+    values = np.random.default_rng(2).lognormal(0, 1, 2000)
+    interval = quantile_interval(values, np.arange(2000), 4, 0.95)
+    assert interval is not None
+    tail = np.quantile(values, 0.95)
+    assert interval[1] - tail > tail - interval[0] > 0
+    assert quantile_interval(values[:100], np.arange(100), 4, 0.99) is None, "beyond the largest"
+    assert quantile_interval(values[:40], np.arange(40), 10, 0.9) is None, "too few batches"
+
+
+def test_tokens_of_one_request_are_no_independent_values() -> None:
+    generator = np.random.default_rng(3)
+    request = generator.lognormal(0, 0.5, 200)
+    values, owner = np.repeat(request, 50), np.repeat(np.arange(200), 50)
+    together = quantile_interval(values, owner, 1, 0.9)
+    single = quantile_interval(request, np.arange(200), 1, 0.9)
+    assert together is not None
+    assert single is not None
+    assert together[1] - together[0] == pytest.approx(single[1] - single[0], rel=0.35), (
+        "50 times the values tell no more"
+    )
 
 
 def test_rate_interval_of_a_steady_stream_is_narrow() -> None:

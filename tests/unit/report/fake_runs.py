@@ -203,6 +203,7 @@ def distribution(values_ms: Any) -> dict[str, Any]:
         "n": len(values_ms),
         "lo": middle * 0.98,
         "hi": middle * 1.02,
+        "intervals": {name: [0.97 * quantiles[name], 1.04 * quantiles[name]] for name in ("p90", "p95", "p99")},
         "validity": [],
     }
 
