@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -113,8 +114,12 @@ def quantize(
     """
     if not scheme.holds_weights:
         return _served_elsewhere(model, scheme, cache)
-    source = resolve(model, cache=cache, progress=progress)
-    return quantize_source(source, scheme, cache=cache, progress=progress, toolchains=toolchains)
+    provider = toolchains or ConfiguredToolchains()
+    with ThreadPoolExecutor(1) as beside:
+        if scheme.toolchain:  # its configuration is read while the source is digested; a failure comes again below
+            beside.submit(provider.lock, scheme.toolchain)
+        source = resolve(model, cache=cache, progress=progress)
+    return quantize_source(source, scheme, cache=cache, progress=progress, toolchains=provider)
 
 
 def quantize_source(

@@ -13,7 +13,10 @@ from tests.support import CHECKOUT, SMALL, Workspace
 pytestmark = pytest.mark.llama_cpp
 
 EVALUATION = CHECKOUT / "bench" / "quality" / "texts" / "default.txt"
-ASKED = (*SMALL, "scheme=gguf_q4_k_m_imatrix", "scheme.calibration.context=128", "scheme.calibration.chunks=3")
+ASKED = (
+    *(*SMALL, "scheme=gguf_q4_k_m_imatrix", "scheme.calibration.context=128", "scheme.calibration.chunks=3"),
+    *("tasks.mmlu.subjects=[physics]", "tasks.mmlu.limit=3"),
+)
 
 
 def evaluated(workspace: Workspace, out: str, *overrides: str) -> dict[str, dict[str, Any]]:
