@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from bench.base.clock import utc_now
 from bench.base.files import write_json
@@ -19,9 +18,6 @@ from quantize.artefact import SKETCH_FILE, Artefact
 from quantize.models import ModelConfig
 from quantize.schemes.base import Job, Product, SchemeConfig
 from quantize.source import Source, resolve
-
-if TYPE_CHECKING:
-    from bench.toolchains.config import ToolchainConfig
 
 __all__ = [
     "Artefact",
@@ -50,27 +46,19 @@ class Toolchains(Protocol):
 
 
 class ConfiguredToolchains:
-    """Toolchains as `conf/toolchain` describes them, each read once."""
-
-    def __init__(self) -> None:
-        self._configs: dict[str, ToolchainConfig] = {}
+    """Toolchains as `conf/toolchain` describes them."""
 
     def lock(self, name: str) -> str:
+        from bench.toolchains.config import load_toolchain_config
         from bench.toolchains.ensure import lock_hash
 
-        return lock_hash(self._config(name))
+        return lock_hash(load_toolchain_config(name))
 
     def ensure(self, name: str, progress: Progress) -> Toolchain:
+        from bench.toolchains.config import load_toolchain_config
         from bench.toolchains.ensure import ensure
 
-        return ensure(self._config(name), progress=progress)
-
-    def _config(self, name: str) -> ToolchainConfig:
-        from bench.toolchains.config import load_toolchain_config
-
-        if name not in self._configs:
-            self._configs[name] = load_toolchain_config(name)
-        return self._configs[name]
+        return ensure(load_toolchain_config(name), progress=progress)
 
 
 def artefact_key(
@@ -114,12 +102,8 @@ def quantize(
     """
     if not scheme.holds_weights:
         return _served_elsewhere(model, scheme, cache)
-    provider = toolchains or ConfiguredToolchains()
-    with ThreadPoolExecutor(1) as beside:
-        if scheme.toolchain:  # its configuration is read while the source is digested; a failure comes again below
-            beside.submit(provider.lock, scheme.toolchain)
-        source = resolve(model, cache=cache, progress=progress)
-    return quantize_source(source, scheme, cache=cache, progress=progress, toolchains=provider)
+    source = resolve(model, cache=cache, progress=progress)
+    return quantize_source(source, scheme, cache=cache, progress=progress, toolchains=toolchains)
 
 
 def quantize_source(

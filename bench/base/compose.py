@@ -9,7 +9,6 @@ import importlib
 import importlib.metadata
 import math
 import os
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,8 +23,6 @@ T = TypeVar("T")
 _OPEN_KINDS = ("?", "???", dataclasses.MISSING)
 
 PLUGIN_GROUP = "quantbench.plugins"
-#: Hydra keeps one global state.
-_HYDRA = threading.RLock()
 
 
 def conf_dir() -> Path:
@@ -149,12 +146,11 @@ def _hydra(config_dir: Path | None) -> Iterator[Any]:
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
+    GlobalHydra.instance().clear()
     extra = config_dir or _config_dir_from_env()
-    with _HYDRA:
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            search = [] if extra is None else [f"hydra.searchpath=[{_quoted(extra)}]"]
-            yield lambda root, overrides: hydra_compose(root, [*search, *overrides])
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        search = [] if extra is None else [f"hydra.searchpath=[{_quoted(extra)}]"]
+        yield lambda root, overrides: hydra_compose(root, [*search, *overrides])
 
 
 def _config_dir_from_env() -> Path | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -168,28 +170,39 @@ class ToolchainRoot:
 
 
 def load_toolchain_config(name: str, *, overrides: Sequence[str] = ()) -> ToolchainConfig:
-    """Compose `conf/toolchain/<name>.yaml` with `overrides` such as `toolchain.accelerator=cuda`.
+    """Compose `conf/toolchain/<name>.yaml` with `overrides` such as `toolchain.accelerator=cuda`, anew when it changed.
 
     Raises UsageError naming the nearest match when there is none, or when an override does not fit.
     """
     if not name.replace("_", "").replace("-", "").isalnum():
         raise UsageError(f"'{name}' is not a toolchain name; see: quantbench toolchain list")
+    return _composed(name, tuple(overrides), (*sorted(os.environ.items()), *_written()))
+
+
+@functools.cache
+def _composed(name: str, overrides: tuple[str, ...], _read: tuple[tuple[str, str | int], ...]) -> ToolchainConfig:
+    """`_read` is what else decides: variables of the environment, and when the files were written."""
     return compose("base_toolchain_root", [f"+toolchain={name}", *overrides], ToolchainRoot).toolchain
+
+
+def _written() -> Iterator[tuple[str, int]]:
+    for folder in _folders():
+        yield from ((str(file), file.stat().st_mtime_ns) for file in sorted((folder / "toolchain").glob("*.yaml")))
+
+
+def _folders() -> list[Path]:
+    """The user's own configuration folder, where there is one, and the shipped one."""
+    extra = os.environ.get("QUANTBENCH_CONFIG_DIR")
+    return [*([Path(extra)] if extra else []), conf_dir()]
 
 
 def lock_file(name: str) -> Path:
     """The path of a lock shipped in `conf/toolchain/locks` or in the user's own configuration folder."""
-    import os
-
-    folders = [conf_dir()]
-    extra = os.environ.get("QUANTBENCH_CONFIG_DIR")
-    if extra:
-        folders.insert(0, Path(extra))
-    for folder in folders:
+    for folder in _folders():
         candidate = folder / "toolchain" / "locks" / name
         if candidate.is_file():
             return candidate
-    raise UsageError(f"toolchain lock '{name}' does not exist in {folders[0] / 'toolchain' / 'locks'}")
+    raise UsageError(f"toolchain lock '{name}' does not exist in {_folders()[0] / 'toolchain' / 'locks'}")
 
 
 def plain(config: Any) -> dict[str, Any]:
