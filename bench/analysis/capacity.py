@@ -60,7 +60,8 @@ def capacity_of(points: Sequence[Point]) -> Capacity:
     last = held[-1]
     if broken is None:
         best = max(held, key=_rate)  # past its peak a server gets slower
-        return _from(best, at_least=best is last, why=f"every measured load up to {last.load}, the highest, holds it")
+        why = f"every measured load up to {last.load}, the highest, holds it{_unsure(last)}"
+        return _from(best, at_least=best is last, why=why)
     return _between(last, broken)
 
 
@@ -69,7 +70,7 @@ def _between(last: Point, broken: Point) -> Capacity:
     below, above = last.rate.estimate, broken.rate.estimate
     assert below is not None
     assert above is not None
-    why = f"{last.load} holds it and {broken.load} breaks it ({broken.why})"
+    why = f"{last.load} holds it{_unsure(last)} and {broken.load} breaks it ({broken.why})"
     if last.strain is None or broken.strain is None or broken.strain <= 1 or above.value <= below.value:
         return _from(last, at_least=False, why=why)
     share = (1 - last.strain) / (broken.strain - last.strain)
@@ -92,6 +93,11 @@ def _between(last: Point, broken: Point) -> Capacity:
         throughput=made,
         why=f"{why}; interpolated between the two",
     )
+
+
+def _unsure(point: Point) -> str:
+    """How near a load that holds the objective comes to its bound, where that is within the measurement's error."""
+    return f" ({point.why})" if point.why else ""
 
 
 def _rate(point: Point) -> float:

@@ -89,10 +89,11 @@ def _point(cell: Cell, load: Load, slo: SloConfig) -> Point:
 def holds(cell: Cell, load: str, slo: SloConfig) -> tuple[Held, str, float | None]:
     """Whether `load` holds the objective, why, and the strain: the largest of percentile / bound.
 
-    Without any bound a load holds it when enough requests succeed.
+    Without any bound a load holds it when enough requests succeed. Where a bound lies within the percentile's interval
+    the reason says so, also of a load that holds it.
     """
     strains: list[float] = []
-    unknown, broken = [], []
+    unknown, broken, unsure = [], [], []
     for bound in slo.bounds():
         reading = read(cell, "scenarios", load, bound.tag, bound.statistic)
         name = f"{bound.tag} {bound.statistic}"
@@ -102,8 +103,15 @@ def holds(cell: Cell, load: str, slo: SloConfig) -> tuple[Held, str, float | Non
             unknown.append(f"{name} may not be believed ({', '.join(reading.validity)})")
         else:
             strains.append(reading.estimate.value / bound.limit_ms)
+            told = f"{name} is {reading.estimate.value:.4g} ms, the bound {bound.limit_ms:g} ms"
+            lo, hi = reading.estimate.lo, reading.estimate.hi
+            near = lo is not None and hi is not None and lo <= bound.limit_ms <= hi
+            if near:
+                told += f", within its interval of {lo:.4g} to {hi:.4g} ms"
             if strains[-1] > 1:
-                broken.append(f"{name} is {reading.estimate.value:.4g} ms, the bound {bound.limit_ms:g} ms")
+                broken.append(told)
+            elif near:
+                unsure.append(told)
     errors = read(cell, "scenarios", load, "error_rate")
     if errors.estimate is not None and 1 - errors.estimate.value < slo.success:
         broken.append(f"{100 * (1 - errors.estimate.value):.3g} % succeed, {100 * slo.success:g} % shall")
@@ -112,7 +120,7 @@ def holds(cell: Cell, load: str, slo: SloConfig) -> tuple[Held, str, float | Non
         return Held.NO, "; ".join(broken), strain
     if unknown:
         return Held.UNKNOWN, "; ".join(unknown), None
-    return Held.YES, "", strain
+    return Held.YES, "; ".join(unsure), strain
 
 
 def attainment(cell: Cell, load: str, slo: SloConfig) -> Estimate | None:

@@ -25,6 +25,7 @@ from bench.analysis.cost_matrix import CostRow
 from bench.analysis.economics import COST_PER_CORRECT, repaid_after_mtok
 from bench.analysis.load import load_results
 from bench.analysis.readings import Reading
+from bench.analysis.service import Held
 from bench.analysis.table import tidy
 from bench.load.slo import SloConfig
 from tests.unit.report.fake_runs import FakeRun, edit_summary, single, write_json
@@ -151,6 +152,15 @@ def test_the_cost_at_the_objective_is_that_of_the_rate_that_holds_it(cell: Path)
     attainment = next(point for point in row.points if point.load == "c4").attainment
     assert attainment is not None
     assert attainment.value == pytest.approx(good / len(rows))
+
+
+@pytest.mark.parametrize(("share", "held", "near"), [(1.2, True, False), (1.03, True, True), (0.98, False, True)])
+def test_a_bound_within_the_error_of_a_tail_is_told(cell: Path, share: float, held: bool, near: bool) -> None:
+    p90 = json.loads(next(cell.glob("scenarios/c4-*/summary.json")).read_text())["metrics"]["ttft"]["p90"]
+    _, row = row_of(cell.parents[1], slo=SloConfig(ttft_ms=share * p90, percentile=90, success=0.9))
+    found = next(point for point in row.points if point.load == "c4")
+    assert (found.held is Held.YES, "within its interval of" in found.why) == (held, near)
+    assert ("within its interval of" in row.capacity.why) == near
 
 
 def test_a_correct_answer_costs_its_tokens_over_how_often_it_is_right(cell: Path) -> None:
