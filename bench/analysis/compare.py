@@ -15,7 +15,7 @@ from typing import Any
 from bench.analysis.candidates import WATERMARK
 from bench.analysis.comparability import Facet, differences
 from bench.analysis.config import MarginConfig
-from bench.analysis.economics import accuracy_tags
+from bench.analysis.economics import compared_tags
 from bench.analysis.estimate import Estimate, Verdict, judge, ratio
 from bench.analysis.items import Paired, paired_tasks
 from bench.analysis.pareto import MEMORY_VARIES
@@ -190,7 +190,8 @@ def _speeds(own: Group, others: Group, margins: MarginConfig) -> Iterator[Change
                 continue
             repeated = min(len(own), len(others))
             basis = f"independent, {len(own)} and {len(others)} repeats" if repeated > 1 else BATCHES
-            for statistic in (None, _tail(own, others, load, tag)) if tag in _TAILED else (None,):
+            tail = _tail(own, others, load, tag) if tag in _TAILED else None
+            for statistic in (None,) if tail is None else (None, tail):
                 before, after = _pooled(own, load, tag, statistic), _pooled(others, load, tag, statistic)
                 if before.estimate is None and after.estimate is None:
                     continue
@@ -204,13 +205,13 @@ def _speeds(own: Group, others: Group, margins: MarginConfig) -> Iterator[Change
                 )
 
 
-def _tail(own: Group, others: Group, load: str, tag: str) -> str:
-    """The farthest percentile that every cell has: p99 needs more requests than p90."""
-    known = [
-        {name for name in TAILS if read(cell, "scenarios", load, tag, name).estimate is not None}
-        for cell in (*own, *others)
-    ]
-    return max(set.intersection(*known), default=TAILS[0])
+def _tail(own: Group, others: Group, load: str, tag: str) -> str | None:
+    """The farthest percentile that both sides can be judged by: each has an interval, or repeats that give one."""
+    for name in reversed(TAILS):
+        sides = [_pooled(group, load, tag, name).estimate for group in (own, others)]
+        if all(side is not None and side.has_interval for side in sides):
+            return name
+    return None
 
 
 def _pooled(group: Group, load: str, tag: str, statistic: str | None) -> Reading:
@@ -301,15 +302,16 @@ def _paired(cell: Cell, paired: Paired) -> Change:
 
 
 def _scores(own: Cell, other: Cell, paired: Container[str], margins: MarginConfig) -> Iterator[Change]:
-    """Perplexity and accuracy of tasks whose items could not be paired."""
+    """Perplexity, and the first figure that tells its change, of tasks whose items could not be paired."""
     for name in own.tasks:
         if name in paired or name not in other.tasks:
             continue
-        accuracy = accuracy_tags(own.tasks[name]) or ("accuracy_micro", "")
-        for tag, higher, absolute in (("perplexity", False, False), (accuracy[0], True, True)):
+        score = next((tag for tag in compared_tags(own.tasks[name]) if tag != "perplexity"), "accuracy_micro")
+        for tag, higher, absolute in (("perplexity", False, False), (score, True, True)):
             if tag in own.tasks[name].metrics and tag in other.tasks[name].metrics:
                 figure = ("task", read(own, "tasks", name, tag), read(other, "tasks", name, tag))
-                margin = margins.accuracy if absolute else margins.perplexity
+                points = own.tasks[name].metrics[tag].unit == "points"
+                margin = margins.rating if points else margins.accuracy if absolute else margins.perplexity
                 yield _independent(own, figure, higher_is_better=higher, margin=margin, basis=SINGLE, absolute=absolute)
 
 

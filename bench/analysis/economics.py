@@ -24,6 +24,7 @@ LENGTH = "output_tokens_mean"
 COST_PER_CORRECT = "cost_per_correct_answer"
 
 
+_CHANGES = {"accuracy_micro": "accuracy_change"}
 _NOT_RIGHT = frozenset({"pairwise_win_rate"})
 """Shares that a change is told of, and that are not of right answers."""
 
@@ -33,9 +34,14 @@ def accuracy_tags(task: Measurement) -> tuple[str, str] | None:
 
     Tasks name the change `TAG_change`; multiple choice that of `accuracy_micro` `accuracy_change`.
     """
-    shares = [tag for tag, metric in task.metrics.items() if metric.unit == "ratio" and tag not in _NOT_RIGHT]
-    known = [("accuracy_micro", "accuracy_change"), *((tag, f"{tag}_change") for tag in shares)]
-    return next(((tag, change) for tag, change in known if tag in task.metrics and change in task.metrics), None)
+    shares = [tag for tag in compared_tags(task) if task.metrics[tag].unit == "ratio" and tag not in _NOT_RIGHT]
+    return (shares[0], _CHANGES.get(shares[0], f"{shares[0]}_change")) if shares else None
+
+
+def compared_tags(task: Measurement) -> list[str]:
+    """The task's figures that a change against the baseline is told of, the share of right answers first."""
+    tags = sorted(task.metrics, key=lambda tag: tag not in _CHANGES)
+    return [tag for tag in tags if _CHANGES.get(tag, f"{tag}_change") in task.metrics]
 
 
 def correct_costs(cell: Cell, per_input: Reading, per_output: Reading) -> tuple[Reading, ...]:

@@ -98,7 +98,13 @@ def _harness(task: str, own: dict[str, Any], other: dict[str, Any], margins: Mar
 
 def _same_items(own: dict[str, Any], other: dict[str, Any]) -> bool:
     keys = [name for name in _SAME if name in own and name in other]
-    return bool(keys) and all(np.array_equal(own[name], other[name]) for name in keys)
+    if not keys or not all(np.array_equal(own[name], other[name]) for name in keys if name != "prompt_digest"):
+        return False
+    if "prompt_digest" not in keys:
+        return True
+    # What is asked in a second turn holds the model's own first answer.
+    asked = own["turn"] == 1 if "turn" in keys else slice(None)
+    return np.array_equal(own["prompt_digest"][asked], other["prompt_digest"][asked])
 
 
 def _answers(task: str, metric: str, own: Any, other: Any, margins: MarginConfig) -> Iterator[Paired]:

@@ -200,7 +200,7 @@ class LlamaCpp(Engine):
             "--metrics",
             "--no-webui",
             "--threads-http",
-            str(HTTP_THREADS),
+            str(http_threads(config.max_sequences)),
             "--verbosity",
             _NAMES_BUFFERS,
         ]
@@ -296,7 +296,7 @@ def llama_footprint(
 # A connection holds a thread of the server. Its pool grows by one thread for each connection that comes while none is
 # idle, but a burst comes before the idle ones have woken: of 24 connections at once 6 were served, and `/metrics` not
 # at all until one of them ended. Threads that wait cost nothing.
-HTTP_THREADS = 256
+_HTTP_THREADS = 256
 # From llama.cpp's fourth level on (the default is the third) its log says how large each buffer is, and on which
 # device. That makes about 15 lines more a request, in a thread of their own, and none a token.
 _NAMES_BUFFERS = "4"
@@ -315,6 +315,11 @@ def buffers_in(log: str) -> EngineMemory:
         sizes[name] = sizes.get(name, 0.0) + float(mib)
     told = {name: round(mib * _MIB) for name, mib in sizes.items()}
     return EngineMemory(weights_bytes=told.get("weights"), kv_cache_bytes=told.get("kv_cache"))
+
+
+def http_threads(sequences: int) -> int:
+    """Threads of the HTTP server: for every sequence, and for a burst of others that wait or ask for metrics."""
+    return max(_HTTP_THREADS, sequences + 64)
 
 
 def require_offload(gpu_layers: int, log: str) -> None:

@@ -23,10 +23,10 @@ from bench.engines.base import (
 )
 from bench.engines.footprint import Footprint
 from bench.engines.llama_cpp import (
-    HTTP_THREADS,
     LOG_PATTERNS,
     START_PHASES,
     buffers_in,
+    http_threads,
     llama_footprint,
     offloaded_to,
     require_offload,
@@ -84,7 +84,7 @@ class Xllamacpp(Engine):
             "n_ctx": config.max_model_len * config.max_sequences,
             "n_parallel": config.max_sequences,
             "n_threads": config.threads,
-            "n_threads_http": HTTP_THREADS,
+            "n_threads_http": http_threads(config.max_sequences),
             "n_gpu_layers": config.gpu_layers,
             "cache_ram_mib": config.cache_ram_mib,
         }

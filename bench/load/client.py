@@ -32,6 +32,8 @@ BREATH_NS = NS_PER_MS // 4
 costs as much as reading it. Only at more than `CROWDED` events a tick, and not after a round with many."""
 CROWDED = 500
 _MANY = 16
+_MOST_EVENTS = 1023
+"""What one poll tells at most (FD_SETSIZE - 1): others may be ready too."""
 LAUNCHING_NS = NS_PER_MS
 """Requests are sent for so long before what has arrived meanwhile is read: two events of a stream that wait together
 would share one stamp, while a request that is late shows itself as such. A tenth of it where a late read is late by
@@ -183,7 +185,7 @@ class Client:
         self._few = len(events) < _MANY
         # Where it is behind already, reading in parts would cost the time to catch up.
         self._handle(events, woken, FAR_NS if self._behind else since_ns + self._patience_ns)
-        if woken >= self._next_check_ns:
+        if woken >= self._next_check_ns and len(events) < _MOST_EVENTS:
             self._check_deadlines(woken)
         for connection in self._retired:
             connection.close()
@@ -420,7 +422,7 @@ class Client:
         for connection in list(self._active.values()):
             at_ns, kind = self._deadline(connection)
             if now > at_ns:
-                self._end(connection, kind, now, reuse=False)
+                self._end(connection, kind, max(now, connection.last_ns), reuse=False)
             elif connection.framing.body_bytes > ANSWER_LIMIT:
                 self._end(connection, ErrorKind.too_large, now, reuse=False)
             else:

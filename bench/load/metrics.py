@@ -14,13 +14,13 @@ import numpy as np
 
 from bench.load import latencies, rates
 from bench.load.sample import Sample, Spread, Stream
-from bench.load.statistics import Interval, median_interval, percentile, quantile_interval, rate_interval
+from bench.load.statistics import Interval, median_interval, percentile, quantile_intervals, rate_interval
 from bench.load.table import Floats, Ints, Owners
 
 P99_REQUESTS = 1000
 """A p99 of fewer requests is not given, however many tokens they had: one request's are no independent values."""
 
-_TAILS = {"p90": 0.90, "p95": 0.95, "p99": 0.99}
+_TAILS = {0.90: "p90", 0.95: "p95", 0.99: "p99"}
 
 
 class Better(Enum):
@@ -82,22 +82,20 @@ class Metric:
 def _describe_spread(unit: str, values: Floats, owner: Owners, *, wave: int) -> dict[str, Any]:
     interval = median_interval(values, owner, wave)
     requests = int(np.count_nonzero(np.diff(owner))) + 1 if len(owner) else 0
-    tails = {name: percentile(values, p) for name, p in _TAILS.items()}
-    if requests < P99_REQUESTS:
-        tails["p99"] = None
-    bounds = {
-        name: quantile_interval(values, owner, wave, _TAILS[name]) for name, value in tails.items() if value is not None
-    }
+    ordered = np.sort(values)
+    tails = {p: percentile(ordered, p) for p in _TAILS if p < 0.99 or requests >= P99_REQUESTS}
+    known = {p: value for p, value in tails.items() if value is not None}
+    bounds = quantile_intervals(values, owner, wave, known, ordered)
     return {
         "unit": unit,
-        "p50": percentile(values, 0.50),
-        **tails,
+        "p50": percentile(ordered, 0.50),
+        **{name: known.get(p) for p, name in _TAILS.items()},
         "mean": float(values.mean()) if len(values) else None,
         "n": len(values),
         "requests": requests,
         "lo": None if interval is None else interval[0],
         "hi": None if interval is None else interval[1],
-        "intervals": {name: list(found) for name, found in bounds.items() if found is not None},
+        "intervals": {_TAILS[p]: list(ends) for p, ends in bounds.items()},
         "validity": [],
     }
 

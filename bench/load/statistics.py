@@ -31,11 +31,11 @@ _MOST_CORRELATED = 0.8
 Interval = tuple[float, float]
 
 
-def percentile(values: Floats, p: float) -> float | None:
-    """The `p` quantile (linear between order statistics), or None: all but the median need 10 / (1 - p) values."""
-    if not len(values) or (p > 0.5 and len(values) < round(10 / (1 - p))):
+def percentile(ordered: Floats, p: float) -> float | None:
+    """The `p` quantile of sorted values, or None: all but the median need 10 / (1 - p) of them."""
+    if not len(ordered) or (p > 0.5 and len(ordered) < round(10 / (1 - p))):
         return None
-    return float(np.quantile(values, p))
+    return quantile(ordered, p)
 
 
 def batch_count(units: int, wave: int) -> int:
@@ -63,28 +63,41 @@ def median_interval(values: Floats, owner: Owners, wave: int) -> Interval | None
     return _around(float(np.median(values)), medians)
 
 
-def quantile_interval(values: Floats, owner: Owners, wave: int, p: float) -> Interval | None:
-    """95 % interval of the `p` quantile of `values`, or None where it would reach beyond the largest of them.
+def quantile_intervals(
+    values: Floats, owner: Owners, wave: int, quantiles: dict[float, float], ordered: Floats
+) -> dict[float, Interval]:
+    """95 % intervals of quantiles (p → value) of `values`, sorted `ordered`; those that reach beyond it are left out.
 
     Batches as for `median_interval`; but quantiles of batches so small are biased, so what is estimated from them is
     how sure the share p of values below the quantile is: p ± t · s / √b, s over the batches' shares, widened by their
     autocorrelation, and never less than that of independent values. The interval lies between the quantiles at its
     ends (Heidelberger and Lewis, "Quantile Estimation in Dependent Sequences", Operations Research 32(1), 1984, whose
-    variance comes from the spectrum instead).
+    variance comes from the spectrum instead). There is none where the shares are as correlated as is told from so few.
     """
-    if not len(values):
-        return None
     owners = np.unique(owner)
     batches = batch_count(len(owners), wave)
-    if not batches:
-        return None
+    if not batches or not quantiles:
+        return {}
     starts = np.searchsorted(owner, [part[0] for part in np.array_split(owners, batches)])
-    below = np.add.reduceat(values <= np.quantile(values, p), starts, dtype=np.float64)
-    lo, hi = _around(p, (below / np.diff(starts, append=len(values))).tolist())
-    half = max((hi - lo) / 2, _Z * math.sqrt(p * (1 - p) / len(values)))
-    if p - half <= 0 or p + half >= 1:
-        return None
-    return float(np.quantile(values, p - half)), float(np.quantile(values, p + half))
+    sizes = np.diff(starts, append=len(values))
+    found = {}
+    for p, value in quantiles.items():
+        shares = np.add.reduceat(values <= value, starts, dtype=np.float64) / sizes
+        if _correlation(shares) >= _MOST_CORRELATED:
+            continue
+        lo, hi = _around(p, shares.tolist())
+        half = max((hi - lo) / 2, _Z * math.sqrt(p * (1 - p) / len(values)))
+        if p - half > 0 and p + half < 1:
+            found[p] = quantile(ordered, p - half), quantile(ordered, p + half)
+    return found
+
+
+def quantile(ordered: Floats, p: float) -> float:
+    """The `p` quantile of sorted values, linear between order statistics as `numpy.quantile` has it."""
+    place = p * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return float(ordered[low] + (place - low) * (ordered[high] - ordered[low]))
 
 
 def rate_interval(times_ns: Ints, weights: Floats, start_ns: int, end_ns: int, longest_ns: float) -> Interval | None:
@@ -123,11 +136,16 @@ def _around(centre: float, estimates: list[float]) -> Interval:
 
 
 def _inflation(estimates: Floats) -> float:
-    """(1 + r) / (1 − r) of the lag-1 autocorrelation r, whose bias of −1 / b is taken off; r from 0 to 0.8."""
+    """(1 + r) / (1 − r) of the lag-1 autocorrelation r."""
+    r = _correlation(estimates)
+    return (1 + r) / (1 - r)
+
+
+def _correlation(estimates: Floats) -> float:
+    """The lag-1 autocorrelation, whose bias of −1 / b is taken off, from 0 to 0.8."""
     centred = estimates - estimates.mean()
     power = float((centred**2).sum())
     if not power:
-        return 1.0
+        return 0.0
     r = float((centred[1:] * centred[:-1]).sum()) / power + 1 / len(estimates)
-    r = min(max(r, 0.0), _MOST_CORRELATED)
-    return (1 + r) / (1 - r)
+    return min(max(r, 0.0), _MOST_CORRELATED)

@@ -312,7 +312,7 @@ class _Grader:
         """Ratings of every turn, means over questions and turns, and by category."""
         mine = self._rated(self.own, "")
         theirs = None if self.base is None else (mine if same else self._rated(self.base, "base_"))
-        both = _by_question(mine), None if theirs is None else _by_question(theirs)
+        both = by_question(mine), None if theirs is None else by_question(theirs)
         self.figures.mean("mt_bench_score", "points", *both, margin=_RATING_MARGIN)
         for turn in range(2):
             own, base = mine[turn::2], None if theirs is None else theirs[turn::2]
@@ -361,7 +361,7 @@ class _Grader:
             judgement_as_a=column(said[:count]),
             judgement_as_b=column(said[count:]),
         )
-        points = _by_question([None if verdict is None else _WORTH[verdict] for verdict in verdicts])
+        points = by_question([None if verdict is None else _WORTH[verdict] for verdict in verdicts])
         others = [None if point is None else 1 - point for point in points]
         self.figures.mean("pairwise_win_rate", "ratio", points, others, margin=_WIN_MARGIN)
         known = [verdict for verdict in verdicts if verdict is not None]
@@ -395,9 +395,10 @@ def _flat(conversation: Conversation) -> list[Answer]:
     return [*conversation.first.answers, *conversation.second.answers]
 
 
-def _by_question(values: Sequence[float | None]) -> list[float | None]:
-    """The mean of both turns, which are about one text and not independent; of one alone where the other has none."""
-    return [_mean(values[place : place + 2]) for place in range(0, len(values), 2)]
+def by_question(values: Sequence[float | None]) -> list[float | None]:
+    """The mean of both turns, which are about one text and not independent; None where either has none."""
+    pairs = [values[place : place + 2] for place in range(0, len(values), 2)]
+    return [None if None in pair else _mean(pair) for pair in pairs]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

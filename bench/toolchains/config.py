@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Iterator, Sequence
@@ -187,7 +188,9 @@ def _composed(name: str, overrides: tuple[str, ...], _read: tuple[tuple[str, str
 
 def _written() -> Iterator[tuple[str, int]]:
     for folder in _folders():
-        yield from ((str(file), file.stat().st_mtime_ns) for file in sorted((folder / "toolchain").glob("*.yaml")))
+        for file in sorted((folder / "toolchain").glob("*.yaml")):
+            with contextlib.suppress(OSError):  # an editor's lock is a link to nowhere
+                yield str(file), file.stat().st_mtime_ns
 
 
 def _folders() -> list[Path]:

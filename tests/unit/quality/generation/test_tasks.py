@@ -377,6 +377,10 @@ def test_without_a_judge_mt_bench_is_skipped() -> None:
         MtBenchConfig(data="x").check()
 
 
+def test_both_turns_of_a_question_are_one_value_and_half_of_them_is_none() -> None:
+    assert mt_bench.by_question([9.0, 4.0, 9.0, None, None, 5.0, 1.0, 2.0]) == [6.5, None, None, 1.5]
+
+
 def test_mt_bench_is_graded_alone_and_in_both_positions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JUDGE_KEY", KEY)
 
