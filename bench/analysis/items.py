@@ -115,17 +115,8 @@ def _answers(task: str, metric: str, own: Any, other: Any, margins: MarginConfig
     if compared is None:
         return
     gained, lost = int((after & ~before).sum()), int((~after & before).sum())
-    yield Paired(
-        task=task,
-        metric=metric,
-        before=Estimate(value=float(before.mean())),
-        after=Estimate(value=float(after.mean())),
-        change=Estimate(value=compared.difference, lo=compared.lo, hi=compared.hi),
-        verdict=Verdict(compared.verdict.value),
-        absolute=True,
-        basis=f"paired over {len(before)} questions, {gained} became right and {lost} wrong ({compared.test})",
-        reason=_reason(compared),
-    )
+    over = f"questions, {gained} became right and {lost} wrong"
+    yield _difference(task, metric, before, after, compared, over=over)
 
 
 def _means_of(
@@ -150,7 +141,21 @@ def _means_of(
     compared = compare_means(after - before, margin=margin, unit=f"{owner}s", higher_is_better=True)
     if compared is None:
         return
-    yield Paired(
+    yield _difference(task, metric, before, after, compared, over=f"{owner}s", unit=unit)
+
+
+def _difference(
+    task: str,
+    metric: str,
+    before: npt.NDArray[Any],
+    after: npt.NDArray[Any],
+    compared: Comparison,
+    *,
+    over: str,
+    unit: str = "ratio",
+) -> Paired:
+    """The change of the means of paired values, in their own unit."""
+    return Paired(
         task=task,
         metric=metric,
         before=Estimate(value=float(before.mean())),
@@ -158,7 +163,7 @@ def _means_of(
         change=Estimate(value=compared.difference, lo=compared.lo, hi=compared.hi),
         verdict=Verdict(compared.verdict.value),
         absolute=True,
-        basis=f"paired over {len(before)} {owner}s ({compared.test})",
+        basis=f"paired over {len(before)} {over} ({compared.test})",
         reason=_reason(compared),
         unit=unit,
     )
