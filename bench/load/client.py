@@ -18,10 +18,11 @@ from bench.base.clock import NS_PER_MS, NS_PER_S
 from bench.load import segments
 from bench.load.clockmap import sample_pair
 from bench.load.connection import Connection, Dial, State
-from bench.load.framing import BadHttp
+from bench.load.framing import SIZE_LINES, USUAL_BYTES, BadHttp
 from bench.load.outcome import GONE, End, ErrorKind
-from bench.load.schedule import FAR_NS, Arrivals
-from bench.load.stamps import Reader, transmit_stamps
+from bench.load.schedule import Arrivals
+from bench.load.segments import NO_STAMP
+from bench.load.stamps import ANCILLARY_BYTES, STAMP_BYTES, Reader, transmit_stamps
 from bench.load.timer import Timer
 
 TICK_NS = 50 * NS_PER_MS
@@ -41,8 +42,11 @@ its stamp."""
 _SOON_NS, _LATE_NS = NS_PER_MS, 8 * NS_PER_MS
 """Bytes that may have waited for three quarters of the mean time between two reads of a connection, within these
 bounds, are looked at before they are read: they may be several events."""
-_DEEP = 4
-"""So many parts that wait have been merged by the kernel, all but the first."""
+_TURN = 32
+"""After so many events it is looked whether a first token has come: where the loop is behind, those do not queue. They
+are stamped right where the read is the stamp, and where the kernel stamps they are not merged with what follows."""
+_APART = 2
+"""So many chunks that wait may have stamps of their own; those after them the kernel has merged."""
 _RECEIVING = State.receiving
 ANSWER_LIMIT = 256 * 1024 * 1024
 """Bytes of one body; a server that floods would fill the disk. Looked at with the deadlines."""
@@ -100,12 +104,15 @@ class Client:
         self.broken = False
         self._dial = dial
         self._reader = reader
+        self._stamped = reader.stamped
         self._record = record
         self._deadlines = deadlines
         self._request_bytes = request_bytes
         self._breaker = breaker
         self._on_tick = on_tick
-        self._epoll = select.epoll()
+        self._epoll, self._first = select.epoll(), select.epoll()
+        """The second one has the connections whose answer's body has not begun, and is itself watched by the first."""
+        self._epoll.register(self._first, EPOLLIN)
         self._timer = Timer()
         self._epoll.register(self._timer.fd, EPOLLIN)
         self._active: dict[int, Connection] = {}
@@ -119,9 +126,7 @@ class Client:
         self._polled_ns = 0
         """When it was last told which connections have something to read."""
         self._patience_ns = _LATE_NS
-        self._behind = False
-        """Whether the last round took so long that what is read in this one may have waited as well."""
-        self._launching_ns = LAUNCHING_NS if reader.late_reads_harmless else LAUNCHING_NS // 10
+        self._launching_ns = LAUNCHING_NS if reader.stamped else LAUNCHING_NS // 10
         self._next_tick_ns = 0
         self._next_pair_ns = self._next_check_ns = 0
         self._arrivals: Arrivals | None = None
@@ -162,6 +167,7 @@ class Client:
     def close(self) -> None:
         for connection in [*self._by_fd.values(), *self._retired]:
             connection.close()
+        self._first.close()
         self._epoll.close()
         self._timer.close()
 
@@ -183,36 +189,77 @@ class Client:
         self._polled_ns = woken
         self._events += len(events)
         self._few = len(events) < _MANY
-        # Where it is behind already, reading in parts would cost the time to catch up.
-        self._handle(events, woken, FAR_NS if self._behind else since_ns + self._patience_ns)
-        if woken >= self._next_check_ns and len(events) < _MOST_EVENTS:
+        most = self._handle_in_turns(events, woken, since_ns + self._patience_ns)
+        if woken >= self._next_check_ns and most < _MOST_EVENTS:
             self._check_deadlines(woken)
         for connection in self._retired:
             connection.close()
         self._retired.clear()
         now = monotonic_ns()
-        self._behind = now - woken > self._patience_ns
         self.tally.busiest_ns = max(self.tally.busiest_ns, now - woken)
         return now
 
+    def _handle_in_turns(self, events: list[tuple[int, int]], now: int, late_ns: int) -> int:
+        """One round of events, looking now and then for first tokens; the most events that one poll told."""
+        most = len(events)
+        for start in range(0, len(events), _TURN):
+            turn = events[start : start + _TURN] if len(events) > _TURN else events
+            if start or (self._first.fileno(), EPOLLIN) in turn:
+                first = self._first.poll(0)
+                most = max(most, len(first))
+                self._handle(first, now, late_ns)
+            self._handle(turn, now, late_ns)
+        return most
+
     def _handle(self, events: list[tuple[int, int]], now: int, late_ns: int) -> None:
-        """One round of events; what is read after `late_ns` is read in parts."""
-        by_fd, record, late = self._by_fd, self._record, now > late_ns
+        """Events in their order; what is read after `late_ns` is read in parts."""
+        by_fd, record, stamped, late = self._by_fd, self._record, self._stamped, now > late_ns
         for descriptor, mask in events:
             connection = by_fd.get(descriptor)
-            if connection is not None:
-                if mask & EPOLLERR and not (mask := self._left(connection, mask)):
-                    continue
-                if connection.state is not _RECEIVING:
-                    self._advance(connection, mask)
-                elif late or record.read_ns > late_ns:
-                    self._receive_apart(connection)
+            if connection is None:
+                self._handle_own(descriptor)
+                continue
+            sock = connection.flowing
+            if sock is None or mask != EPOLLIN or late or record.read_ns > late_ns:
+                self._handle_other(connection, mask, late=late or record.read_ns > late_ns)
+                continue
+            # The hot path, for nearly every event of a run: without a call that is not needed.
+            try:
+                if stamped:
+                    data, ancillary, _, _ = sock.recvmsg(USUAL_BYTES, ANCILLARY_BYTES)
+                    stamp = ancillary[0][2][:STAMP_BYTES] if ancillary else NO_STAMP
                 else:
-                    self._receive(connection)
-            elif descriptor == self._timer.fd:
-                self._timer.acknowledge()
-            elif descriptor in self._watched:
-                self._watched[descriptor]()
+                    data, stamp = sock.recv(USUAL_BYTES), NO_STAMP
+            except BlockingIOError:
+                continue
+            except OSError:
+                self._lost(connection)
+                continue
+            if data:
+                connection.last_ns = record.data(connection.slot, stamp, data)
+            size = len(data)
+            if data.startswith(SIZE_LINES[size]) and data.endswith(b"\r\n"):
+                connection.framing.body_bytes += size
+            else:
+                self._take(connection, data)
+
+    def _handle_own(self, descriptor: int) -> None:
+        """An event on what is no connection."""
+        if descriptor == self._timer.fd:
+            self._timer.acknowledge()
+        elif descriptor in self._watched:
+            self._watched[descriptor]()
+
+    def _handle_other(self, connection: Connection, mask: int, *, late: bool) -> None:
+        """An event on a connection of which anything may come."""
+        if mask & EPOLLERR and not (mask := self._left(connection, mask)):
+            return
+        if connection.state is not _RECEIVING:
+            self._advance(connection, mask)
+        elif late or not connection.framing.body_bytes:  # the first token's time is worth a look in any case
+            self._receive_apart(connection)
+        else:
+            self._receive(connection)
 
     # ---- beginning an exchange
 
@@ -235,6 +282,7 @@ class Client:
             if now - connection.last_ns < IDLE_NS:
                 connection.begin(slot, outgoing, now, keep=self._keeps(slot))
                 connection.state = State.sending
+                self._poll_by(self._first, connection)
                 self._active[slot] = connection
                 self._send(connection)
                 return
@@ -243,8 +291,8 @@ class Client:
         connection.begin(slot, outgoing, now, keep=self._keeps(slot))
         self._active[slot] = connection
         self._by_fd[connection.fd] = connection
-        self._epoll.register(connection.fd, EPOLLOUT)
         connection.awaited = EPOLLOUT
+        self._poll_by(self._first, connection)
         try:
             connection.connect(self._dial)
         except OSError:
@@ -259,15 +307,24 @@ class Client:
         except OSError:
             self._lost(connection)
             return
-        if self._reader.stamps_sends:  # on loopback the stamp is there by now, elsewhere epoll will tell
+        if self._stamped:  # on loopback the stamp is there by now, elsewhere epoll will tell
             for stamp in itertools.islice(transmit_stamps(connection.sock), 1):
                 self._record.mark(segments.LEFT, connection.slot, monotonic_ns(), stamp=stamp)
         self._await(connection, EPOLLIN if everything else EPOLLIN | EPOLLOUT)
 
     def _await(self, connection: Connection, events: int) -> None:
         if connection.awaited != events:
-            self._epoll.modify(connection.fd, events)
             connection.awaited = events
+            if connection.poller is not None:
+                connection.poller.modify(connection.fd, events)
+
+    def _poll_by(self, poller: select.epoll | None, connection: Connection) -> None:
+        if connection.poller is not poller:
+            if connection.poller is not None:
+                connection.poller.unregister(connection.fd)
+            if poller is not None:
+                poller.register(connection.fd, connection.awaited)
+            connection.poller = poller
 
     def _left(self, connection: Connection, mask: int) -> int:
         """Record the stamps that a socket's error queue holds; what of `mask` is still to be handled."""
@@ -311,37 +368,54 @@ class Client:
             return
         if not waiting:
             self._receive(connection)
-        deep = False
+        apart = 0
         while waiting and self._active.get(slot) is connection:
-            length = len(waiting) if deep else min(connection.framing.first_part(waiting), segments.READ_BYTES)
-            deep = len(waiting) >= _DEEP * length
+            length = len(waiting)
+            if apart < _APART:
+                length = min(connection.framing.first_part(waiting), segments.READ_BYTES)
+                apart += connection.framing.status > 0
             self._receive(connection, length)
             waiting = waiting[length:]
 
     def _receive(self, connection: Connection, limit: int = segments.READ_BYTES) -> None:
         try:
-            data = self._reader.read(connection.sock, connection.slot, self._record, limit)
-            if data is None:
-                return
-            connection.last_ns = self._record.read_ns if data else monotonic_ns()
-            if not data:
-                if connection.framing.status:
-                    self._end(connection, End.eof, connection.last_ns, reuse=False)
-                else:
-                    self._lost(connection)
-                return
-            connection.answered = True
-            if connection.kept is not None:
-                connection.kept.append(data)
-            if connection.framing.feed(data):
-                whole = connection.state == State.receiving
-                self._end(connection, End.complete, connection.last_ns, reuse=whole and connection.framing.keep_alive)
-            elif connection.layered and connection.buffered():
-                self._receive(connection)
-        except BadHttp:
-            self._end(connection, ErrorKind.bad_http, monotonic_ns(), reuse=False)
+            received = self._reader.read(connection.sock, limit)
         except OSError:
             self._lost(connection)
+            return
+        if received is not None:
+            data, stamp = received
+            if data:
+                connection.last_ns = self._record.data(connection.slot, stamp, data)
+            self._take(connection, data)
+
+    def _take(self, connection: Connection, data: bytes) -> None:
+        """Find out what one read (recorded already) means for the exchange; b"": the peer has ended the stream."""
+        connection.flowing = None
+        if not data:
+            connection.last_ns = monotonic_ns()
+            if connection.framing.status:
+                self._end(connection, End.eof, connection.last_ns, reuse=False)
+            else:
+                self._lost(connection)
+            return
+        connection.answered = True
+        if connection.kept is not None:
+            connection.kept.append(data)
+        try:
+            whole = connection.framing.feed(data)
+        except BadHttp:
+            self._end(connection, ErrorKind.bad_http, monotonic_ns(), reuse=False)
+            return
+        if whole:
+            received = connection.state == State.receiving
+            self._end(connection, End.complete, connection.last_ns, reuse=received and connection.framing.keep_alive)
+        elif (connection.layered and connection.buffered()) or len(data) == USUAL_BYTES:
+            self._receive(connection)
+        else:
+            connection.flow()
+            if connection.framing.body_bytes:
+                self._poll_by(self._epoll, connection)
 
     # ---- ending an exchange
 
@@ -379,7 +453,7 @@ class Client:
         if connection.state == State.idle and connection in self._idle:
             self._idle.remove(connection)
         self._by_fd.pop(connection.fd, None)
-        self._epoll.unregister(connection.fd)
+        self._poll_by(None, connection)
         # Closed after the round: a new connection must not get a number that events at hand still speak of.
         self._retired.append(connection)
 
@@ -403,7 +477,7 @@ class Client:
 
     def _tick(self, now: int) -> None:
         self._next_tick_ns = now + TICK_NS
-        self._crowded = self._reader.late_reads_harmless and self._events > CROWDED
+        self._crowded = self._stamped and self._events > CROWDED
         self._patience_ns = max(_SOON_NS, min(_LATE_NS, TICK_NS * len(self._active) * 3 // (4 * self._events + 1)))
         self._events = 0
         if now >= self._next_pair_ns:

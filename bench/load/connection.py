@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import select
 import socket
 import ssl
 from collections.abc import Callable
@@ -42,11 +43,13 @@ class Connection:
         "answered",
         "awaited",
         "fd",
+        "flowing",
         "framing",
         "kept",
         "last_ns",
         "layered",
         "outgoing",
+        "poller",
         "sent_ns",
         "slot",
         "sock",
@@ -65,9 +68,14 @@ class Connection:
         self.fd = sock.fileno()
         self.state = State.connecting
         self.awaited = 0
-        """The epoll events it is registered for."""
+        """The epoll events it is registered for,"""
+        self.poller: select.epoll | None = None
+        """and with whom."""
         self.slot = -1
         self.framing = Framing()
+        self.flowing: socket.socket | None = None
+        """The socket itself where the next read will most likely give one whole chunk of an answer's body, which need
+        not be decrypted or kept."""
         self.kept: list[bytes] | None = None
         """The reads of the present answer, where it is to be understood during the run."""
         self.outgoing = memoryview(b"")
@@ -89,7 +97,13 @@ class Connection:
         self.kept = [] if keep else None
         self.taken_ns = self.last_ns = taken_ns
         self.sent_ns = 0
+        self.flowing = None
         self.answered = False
+
+    def flow(self) -> None:
+        """Note that whole chunks may be expected, if they may."""
+        if self.framing.between and self.kept is None and isinstance(self.sock, socket.socket):
+            self.flowing = self.sock
 
     def connect(self, dial: Dial) -> None:
         """Start connecting. Raises OSError when that fails at once."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+from typing import NamedTuple
+
 _HEAD_LIMIT = 64 * 1024
 _LINE_LIMIT = 8 * 1024
-_USUAL_BYTES = 4096
+USUAL_BYTES = 4095
+"""A read of so many bytes at most is one whole chunk when it begins with one of `SIZE_LINES[bytes]` and ends with CRLF,
+provided that it follows a whole one."""
 
 
 def _size_lines(whole: int) -> tuple[bytes, ...]:
@@ -16,19 +21,51 @@ def _size_lines(whole: int) -> tuple[bytes, ...]:
     return ()
 
 
-_SIZE_LINES = tuple(_size_lines(whole) for whole in range(_USUAL_BYTES))
+SIZE_LINES = tuple(_size_lines(whole) for whole in range(USUAL_BYTES + 1))
 
 
 class BadHttp(ValueError):
     """The bytes are no HTTP/1.1 answer."""
 
 
+class _Head(NamedTuple):
+    status: int
+    chunked: bool
+    length: int | None
+    keep_alive: bool
+
+
+@functools.lru_cache(maxsize=64)
+def _read_head(head: bytes) -> _Head:
+    """Cached: a server's answers begin alike for a second at least, and first tokens come in bursts. Raises BadHttp."""
+    lines = head.split(b"\r\n")
+    words = lines[0].split(None, 2)
+    if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or not words[1].isdigit():
+        raise BadHttp(f"bad status line {lines[0][:60]!r}")
+    status = int(words[1])
+    chunked, length, keep_alive = False, None, words[0] != b"HTTP/1.0"
+    for line in lines[1:]:
+        name, _, value = line.partition(b":")
+        name, value = name.strip().lower(), value.strip().lower()
+        if name == b"content-length":
+            if not value.isdigit():
+                raise BadHttp(f"bad content-length {value[:60]!r}")
+            length = int(value)
+        elif name == b"transfer-encoding":
+            chunked = value.rpartition(b",")[2].strip() == b"chunked"
+        elif name == b"connection":
+            keep_alive = value != b"close" and (keep_alive or value == b"keep-alive")
+    if status in (204, 304):
+        chunked, length = False, 0
+    return _Head(status, chunked, length, keep_alive)
+
+
 class Framing:
     """Follows one answer through its reads. `feed` says when the answer is whole; see the attributes meanwhile."""
 
     __slots__ = (
-        *("_between", "_length", "_partial", "_remaining", "_trailer"),
-        *("body_bytes", "chunked", "keep_alive", "status"),
+        *("_length", "_partial", "_remaining", "_trailer"),
+        *("between", "body_bytes", "chunked", "keep_alive", "status"),
     )
 
     def __init__(self) -> None:
@@ -42,7 +79,7 @@ class Framing:
         self._length: int | None = None
         self._remaining = 0
         self._trailer = False
-        self._between = False
+        self.between = False
         """A chunk has just ended, and nothing of the next one has come."""
 
     @property
@@ -53,7 +90,7 @@ class Framing:
     def feed(self, data: bytes) -> bool:
         """Take the bytes of one read; True when the answer is whole. Raises BadHttp."""
         size = len(data)
-        if self._between and size < _USUAL_BYTES and data.startswith(_SIZE_LINES[size]) and data.endswith(b"\r\n"):
+        if self.between and size <= USUAL_BYTES and data.startswith(SIZE_LINES[size]) and data.endswith(b"\r\n"):
             self.body_bytes += size  # one whole chunk in one read, the usual case
             return False
         if not self.status:
@@ -86,7 +123,7 @@ class Framing:
         if self._remaining:
             return self._remaining
         line_end = waiting.find(b"\n", 0, _LINE_LIMIT)
-        if not self._between or line_end < 0:
+        if not self.between or line_end < 0:
             return len(waiting)
         try:
             length = int(waiting[:line_end].partition(b";")[0], 16)
@@ -107,39 +144,17 @@ class Framing:
                     raise BadHttp("no HTTP/1.1 head")
                 self._partial = data
                 return None
-            status = self._read_head(data[:end])
+            head = _read_head(data[:end])
             data = data[end + 4 :]
-            if status >= 200:
-                self.status = status
+            if head.status >= 200:
+                self.status, self.chunked, self._length, self.keep_alive = head
                 self._partial = b""
                 return data
-
-    def _read_head(self, head: bytes) -> int:
-        lines = head.split(b"\r\n")
-        words = lines[0].split(None, 2)
-        if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or not words[1].isdigit():
-            raise BadHttp(f"bad status line {lines[0][:60]!r}")
-        status = int(words[1])
-        self.keep_alive = words[0] != b"HTTP/1.0"
-        for line in lines[1:]:
-            name, _, value = line.partition(b":")
-            name, value = name.strip().lower(), value.strip().lower()
-            if name == b"content-length":
-                if not value.isdigit():
-                    raise BadHttp(f"bad content-length {value[:60]!r}")
-                self._length = int(value)
-            elif name == b"transfer-encoding":
-                self.chunked = value.rpartition(b",")[2].strip() == b"chunked"
-            elif name == b"connection":
-                self.keep_alive = value != b"close" and (self.keep_alive or value == b"keep-alive")
-        if status in (204, 304):
-            self.chunked, self._length = False, 0
-        return status
 
     def _feed_chunks(self, data: bytes) -> bool:
         """Walk the chunks; each byte is looked at once, and a whole chunk in one step."""
         position, size = 0, len(data)
-        self._between = False
+        self.between = False
         while position < size:
             if self._remaining:
                 step = min(self._remaining, size - position)
@@ -170,5 +185,5 @@ class Framing:
                 raise BadHttp(f"bad chunk size {line[:60]!r}")
             self._trailer = length == 0
             self._remaining = length + 2 if length else 0
-        self._between = not (self._remaining or self._trailer)
+        self.between = not (self._remaining or self._trailer)
         return False

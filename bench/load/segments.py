@@ -56,7 +56,6 @@ class SegmentWriter:
             self.map = mmap.mmap(descriptor, self._bytes)
         finally:
             os.close(descriptor)
-        self.view = memoryview(self.map)
         self.position = 0
 
     def make_room(self) -> None:
@@ -67,17 +66,19 @@ class SegmentWriter:
             self._open()
 
     def close(self) -> None:
-        self.view.release()
         self.map.close()
 
-    def data(self, slot: int, stamp: bytes, length: int) -> bytes:
-        """Commit `length` bytes that were read to just behind the next header; returns them."""
-        position = self.position
-        start = position + HEADER_SIZE
+    def data(self, slot: int, stamp: bytes, payload: bytes) -> int:
+        """Append what a read that has just returned gave; returns the time, CLOCK_MONOTONIC ns."""
         self.read_ns = ns = monotonic_ns()
-        pack_header(self.map, position, DATA, slot, ns, stamp, length)
+        if self.position > self._full:
+            self.make_room()
+        position, length = self.position, len(payload)
+        start = position + HEADER_SIZE
         self.position = end = start + length
-        return self.map[start:end]
+        self.map[start:end] = payload
+        pack_header(self.map, position, DATA, slot, ns, stamp, length)
+        return ns
 
     def mark(self, tag: int, slot: int, ns: int, *, stamp: bytes = NO_STAMP, payload: bytes = b"") -> None:
         """Append a record that is not a read; `payload` must be short."""

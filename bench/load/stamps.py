@@ -17,16 +17,16 @@ import sys
 from collections.abc import Iterator
 from typing import Protocol
 
-from bench.load.segments import HEADER_SIZE, NO_STAMP, READ_BYTES, SegmentWriter
+from bench.load.segments import NO_STAMP
 from bench.load.tls import TlsStream
 
 SO_TIMESTAMPING = 37
 TX_SOFTWARE, RX_SOFTWARE, REPORT_SOFTWARE, STAMP_ONLY = 1 << 1, 1 << 3, 1 << 4, 1 << 11
 _FLAGS = TX_SOFTWARE | RX_SOFTWARE | REPORT_SOFTWARE | STAMP_ONLY
-_ANCILLARY_BYTES = 64
+ANCILLARY_BYTES = 64
 """Room for one `struct scm_timestamping`: three timespecs, the software stamp first."""
 _ERROR_BYTES = 256
-_STAMP_BYTES = 16
+STAMP_BYTES = 16
 _PEEK_BYTES = 4096
 
 Stream = socket.socket | TlsStream
@@ -36,20 +36,17 @@ class Reader(Protocol):
     """Reads what has arrived on a socket, stamps and records it."""
 
     name: str
-    stamps_sends: bool
-    """Whether the kernel leaves stamps of what was sent in the error queue of a prepared socket."""
-
-    late_reads_harmless: bool
-    """Whether the stamp of a read does not depend on when it is done."""
+    stamped: bool
+    """Whether the kernel stamps what a prepared socket receives, so that the time does not depend on when it is read,
+    and leaves stamps of what was sent in its error queue."""
 
     def prepare(self, sock: socket.socket) -> None:
         """Called once on a fresh socket."""
         ...
 
-    def read(self, sock: Stream, slot: int, record: SegmentWriter, limit: int = READ_BYTES) -> bytes | None:
-        """One read: at most `limit` bytes (recorded), b"" at the end of the stream, None when there is nothing to read.
-
-        Raises OSError when the connection is lost.
+    def read(self, sock: Stream, limit: int) -> tuple[bytes, bytes] | None:
+        """One read: at most `limit` bytes (b"" at the end of the stream) and the kernel's stamp, or NO_STAMP; None when
+        there is nothing to read. Raises OSError when the connection is lost.
         """
         ...
 
@@ -64,22 +61,17 @@ class KernelReader:
     """Stamps from the kernel, CLOCK_REALTIME; of TLS those of the encrypted bytes."""
 
     name = "kernel"
-    stamps_sends = True
-    late_reads_harmless = True
+    stamped = True
 
     def prepare(self, sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, _FLAGS)
 
-    def read(self, sock: Stream, slot: int, record: SegmentWriter, limit: int = READ_BYTES) -> bytes | None:
-        record.make_room()
-        start = record.position + HEADER_SIZE
+    def read(self, sock: Stream, limit: int) -> tuple[bytes, bytes] | None:
         try:
-            length, ancillary, _, _ = sock.recvmsg_into((record.view[start : start + limit],), _ANCILLARY_BYTES)
+            data, ancillary, _, _ = sock.recvmsg(limit, ANCILLARY_BYTES)
         except BlockingIOError:
             return None
-        if not length:
-            return b""
-        return record.data(slot, ancillary[0][2][:_STAMP_BYTES] if ancillary else NO_STAMP, length)
+        return data, ancillary[0][2][:STAMP_BYTES] if ancillary else NO_STAMP
 
     def waiting(self, sock: Stream) -> bytes:
         if isinstance(sock, TlsStream):
@@ -94,22 +86,16 @@ class UserReader:
     """Stamped when the read returns."""
 
     name = "user"
-    stamps_sends = False
-    late_reads_harmless = False
+    stamped = False
 
     def prepare(self, sock: socket.socket) -> None:
         """Nothing to ask of the kernel."""
 
-    def read(self, sock: Stream, slot: int, record: SegmentWriter, limit: int = READ_BYTES) -> bytes | None:
-        record.make_room()
-        start = record.position + HEADER_SIZE
+    def read(self, sock: Stream, limit: int) -> tuple[bytes, bytes] | None:
         try:
-            length = sock.recv_into(record.view[start : start + limit])
+            return sock.recv(limit), NO_STAMP
         except BlockingIOError:
             return None
-        if not length:
-            return b""
-        return record.data(slot, NO_STAMP, length)
 
     def waiting(self, sock: Stream) -> bytes:
         return b""
@@ -124,7 +110,7 @@ def transmit_stamps(sock: Stream) -> Iterator[bytes]:
             return
         for level, kind, value in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPING):
-                yield value[:_STAMP_BYTES]
+                yield value[:STAMP_BYTES]
 
 
 def kernel_stamps_available(*, family: int) -> bool:

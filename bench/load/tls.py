@@ -14,7 +14,7 @@ Ancillary = list[tuple[int, int, bytes]]
 
 
 class TlsStream:
-    """A connected non-blocking socket with TLS above it, used as a socket: `send`, `recvmsg_into`, `recv_into`.
+    """A connected non-blocking socket with TLS above it, used as a socket: `send`, `recvmsg`, `recv`.
 
     One read of the wire gives one read here, all its records together, with the stamp of the wire's read. An orderly
     close and a cut connection both read as the end; where a body ended early its framing tells. Raises BlockingIOError
@@ -64,44 +64,44 @@ class TlsStream:
         if not self._flush():
             raise BlockingIOError
 
-    def recvmsg_into(self, buffers: tuple[memoryview], ancillary_bytes: int) -> tuple[int, Ancillary, int, Any]:
-        """As socket.recvmsg_into with one buffer; the ancillary data are those of the read of the wire."""
-        (buffer,) = buffers
+    def recvmsg(self, size: int, ancillary_bytes: int, flags: int = 0) -> tuple[bytes, Ancillary, int, Any]:
+        """As socket.recvmsg; the ancillary data are those of the read of the wire. With flags, of the plain socket: for
+        its error queue.
+        """
+        if flags:
+            return self._sock.recvmsg(size, ancillary_bytes, flags)
         while True:
-            length = self._decrypt(buffer)
-            if length or self._ended:
-                return length, self._ancillary, 0, None
+            data = self._decrypt(size)
+            if data or self._ended:
+                return data, self._ancillary, 0, None
             if not self._fill(ancillary_bytes):
-                return 0, [], 0, None
+                return b"", [], 0, None
 
-    def recv_into(self, buffer: memoryview) -> int:
-        """As socket.recv_into."""
-        return self.recvmsg_into((buffer,), 0)[0]
-
-    def recvmsg(self, size: int, ancillary_bytes: int, flags: int) -> tuple[bytes, Ancillary, int, Any]:
-        """As socket.recvmsg on the plain socket: for its error queue."""
-        return self._sock.recvmsg(size, ancillary_bytes, flags)
+    def recv(self, size: int) -> bytes:
+        """As socket.recv."""
+        return self.recvmsg(size, 0)[0]
 
     def pending(self) -> bool:
         """Whether received bytes wait here that epoll does not know of."""
         return bool(self._tls.pending() or self._incoming.pending)
 
-    def _decrypt(self, buffer: memoryview) -> int:
-        total = 0
-        while total < len(buffer):
+    def _decrypt(self, size: int) -> bytes:
+        parts = []
+        while size:
             try:
-                length: Any = self._tls.read(len(buffer) - total, buffer[total:])  # an int, where typeshed says bytes
+                part = self._tls.read(size)
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 break
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                length = 0
-            if not length:
+                part = b""
+            if not part:
                 self._ended = True
                 break
-            total += length
+            parts.append(part)
+            size -= len(part)
         if self._outgoing.pending:
             self._flush()
-        return total
+        return b"".join(parts)
 
     def _fill(self, ancillary_bytes: int) -> bool:
         """Read the wire; whether it goes on. Raises BlockingIOError when nothing has come."""

@@ -88,27 +88,25 @@ def test_looking_first_does_not_swallow_a_reset() -> None:
             KernelReader().waiting(client)
 
 
-class PausingReader(KernelReader):
+class PausingRecord(segments.SegmentWriter):
     """Stands still for longer than the deadline, once, in the middle of the answers."""
 
     reads = 0
 
-    def read(
-        self, sock: Stream, slot: int, record: segments.SegmentWriter, limit: int = segments.READ_BYTES
-    ) -> bytes | None:
+    def data(self, slot: int, stamp: bytes, payload: bytes) -> int:
         self.reads += 1
         if self.reads == STREAMS * TOKENS // 2:
             time.sleep(1.5)
-        return super().read(sock, slot, record, limit)
+        return super().data(slot, stamp, payload)
 
 
 def test_a_pause_of_our_own_is_nobodys_stall(tmp_path: Path) -> None:
     second = Deadlines(connect_ns=NS_PER_S, first_token_ns=NS_PER_S, stall_ns=NS_PER_S, total_ns=60 * NS_PER_S)
-    record = segments.SegmentWriter(tmp_path, "w")
+    record = PausingRecord(tmp_path, "w")
     with TruthServer(ttft_ms=5, itl_ms=5) as truth:
         client = Client(
             dial=Dial(family=socket.AF_INET, address=("127.0.0.1", truth.port)),
-            reader=PausingReader(),
+            reader=KernelReader(),
             record=record,
             deadlines=second,
             request_bytes=request,

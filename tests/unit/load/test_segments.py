@@ -12,10 +12,7 @@ def test_records_come_back_in_order_over_segments(tmp_path: Path) -> None:
     written = []
     for number in range(40):
         payload = bytes([number]) * (1000 * number)
-        writer.make_room()
-        start = writer.position + segments.HEADER.size
-        writer.view[start : start + len(payload)] = payload
-        assert writer.data(number, segments.PAIR.pack(number, 5), len(payload)) == payload
+        assert writer.data(number, segments.PAIR.pack(number, 5), payload) == writer.read_ns
         writer.mark(segments.END, number, 77, payload=b"complete")
         written.append((number, payload))
     # Not closed: as after a kill.
@@ -30,6 +27,6 @@ def test_a_payload_without_its_header_does_not_exist(tmp_path: Path) -> None:
     writer = segments.SegmentWriter(tmp_path, "worker0")
     writer.mark(segments.START, 1, 2)
     torn = writer.position + segments.HEADER.size
-    writer.view[torn : torn + 5] = b"hello"
+    writer.map[torn : torn + 5] = b"hello"
     assert [tag for tag, *_ in segments.read_records(tmp_path, "worker0")] == [segments.START]
     writer.close()
