@@ -20,7 +20,7 @@ from bench.load.clockmap import sample_pair
 from bench.load.connection import Connection, Dial, State
 from bench.load.framing import SIZE_LINES, USUAL_BYTES, BadHttp
 from bench.load.outcome import GONE, End, ErrorKind
-from bench.load.schedule import Arrivals
+from bench.load.schedule import FAR_NS, Arrivals
 from bench.load.segments import NO_STAMP
 from bench.load.stamps import ANCILLARY_BYTES, STAMP_BYTES, Reader, transmit_stamps
 from bench.load.timer import Timer
@@ -28,20 +28,21 @@ from bench.load.timer import Timer
 TICK_NS = 50 * NS_PER_MS
 IDLE_NS = 4 * NS_PER_S
 """Servers close idle connections after 5 s and more; younger ones are safe to use again."""
-BREATH_NS = NS_PER_MS // 4
-"""How long arrivals gather before they are read, where the kernel's stamps tell when they came: waking up for each
-costs as much as reading it. Only at more than `CROWDED` events a tick, and not after a round with many."""
+BREATH_NS = NS_PER_MS // 2
+GATHERED = 24
+"""Where the kernel's stamps tell when events came, the loop sleeps for as long as so many take to arrive, `BREATH_NS`
+at most, before it reads them: waking up for each costs as much as reading it. Only at more than `CROWDED` events a
+tick, and not after a round with as many."""
 CROWDED = 500
-_MANY = 16
 _MOST_EVENTS = 1023
 """What one poll tells at most (FD_SETSIZE - 1): others may be ready too."""
-LAUNCHING_NS = NS_PER_MS
+LAUNCHING_NS = 3 * NS_PER_MS
 """Requests are sent for so long before what has arrived meanwhile is read: two events of a stream that wait together
-would share one stamp, while a request that is late shows itself as such. A tenth of it where a late read is late by
-its stamp."""
+would share one stamp, while a request that is late shows itself as such. A thirtieth of it where a late read is late
+by its stamp."""
 _SOON_NS, _LATE_NS = NS_PER_MS, 8 * NS_PER_MS
 """Bytes that may have waited for three quarters of the mean time between two reads of a connection, within these
-bounds, are looked at before they are read: they may be several events."""
+bounds, are looked at before they are read if this one was last read twice as long ago: they may be several events."""
 _TURN = 32
 """After so many events it is looked whether a first token has come: where the loop is behind, those do not queue. They
 are stamped right where the read is the stamp, and where the kernel stamps they are not merged with what follows."""
@@ -121,12 +122,13 @@ class Client:
         self._retired: list[Connection] = []
         self._stopping = False
         self._keep = True
-        self._crowded = self._few = False
+        self._breath_ns = 0
+        self._few = False
         self._events = 0
         self._polled_ns = 0
         """When it was last told which connections have something to read."""
         self._patience_ns = _LATE_NS
-        self._launching_ns = LAUNCHING_NS if reader.stamped else LAUNCHING_NS // 10
+        self._launching_ns = LAUNCHING_NS if reader.stamped else LAUNCHING_NS // 30
         self._next_tick_ns = 0
         self._next_pair_ns = self._next_check_ns = 0
         self._arrivals: Arrivals | None = None
@@ -176,8 +178,8 @@ class Client:
         due = self._arrivals.next_due_ns() if self._arrivals is not None else None
         if now >= self._next_tick_ns:
             self._tick(now)
-        if self._few and self._crowded and (due is None or due - now > 2 * BREATH_NS):
-            sleep(BREATH_NS / NS_PER_S)
+        if self._few and self._breath_ns and (due is None or due - now > 2 * self._breath_ns):
+            sleep(self._breath_ns / NS_PER_S)
         overdue = due is not None and due <= now
         if not overdue:
             self._timer.arm(self._next_tick_ns if due is None else min(due, self._next_tick_ns))
@@ -188,8 +190,8 @@ class Client:
         since_ns = asked if woken - asked > BREATH_NS else self._polled_ns
         self._polled_ns = woken
         self._events += len(events)
-        self._few = len(events) < _MANY
-        most = self._handle_in_turns(events, woken, since_ns + self._patience_ns)
+        self._few = len(events) < GATHERED
+        most = self._handle_in_turns(events, woken, since_ns + self._patience_ns if self._stamped else FAR_NS)
         if woken >= self._next_check_ns and most < _MOST_EVENTS:
             self._check_deadlines(woken)
         for connection in self._retired:
@@ -212,16 +214,19 @@ class Client:
         return most
 
     def _handle(self, events: list[tuple[int, int]], now: int, late_ns: int) -> None:
-        """Events in their order; what is read after `late_ns` is read in parts."""
-        by_fd, record, stamped, late = self._by_fd, self._record, self._stamped, now > late_ns
+        """Events in their order; of what is read after `late_ns`, that which may be several chunks is read in parts."""
+        by_fd, record, stamped, doubtful_ns = self._by_fd, self._record, self._stamped, 2 * self._patience_ns
+        read_ns = now
         for descriptor, mask in events:
             connection = by_fd.get(descriptor)
             if connection is None:
                 self._handle_own(descriptor)
                 continue
             sock = connection.flowing
-            if sock is None or mask != EPOLLIN or late or record.read_ns > late_ns:
-                self._handle_other(connection, mask, late=late or record.read_ns > late_ns)
+            several = read_ns > late_ns and read_ns - connection.last_ns > doubtful_ns
+            if sock is None or mask != EPOLLIN or several:
+                self._handle_other(connection, mask, several=several)
+                read_ns = max(read_ns, record.read_ns)
                 continue
             # The hot path, for nearly every event of a run: without a call that is not needed.
             try:
@@ -236,7 +241,7 @@ class Client:
                 self._lost(connection)
                 continue
             if data:
-                connection.last_ns = record.data(connection.slot, stamp, data)
+                connection.last_ns = read_ns = record.data(connection.slot, stamp, data)
             size = len(data)
             if data.startswith(SIZE_LINES[size]) and data.endswith(b"\r\n"):
                 connection.framing.body_bytes += size
@@ -250,13 +255,13 @@ class Client:
         elif descriptor in self._watched:
             self._watched[descriptor]()
 
-    def _handle_other(self, connection: Connection, mask: int, *, late: bool) -> None:
-        """An event on a connection of which anything may come."""
+    def _handle_other(self, connection: Connection, mask: int, *, several: bool) -> None:
+        """An event on a connection of which anything may come, or several chunks."""
         if mask & EPOLLERR and not (mask := self._left(connection, mask)):
             return
         if connection.state is not _RECEIVING:
             self._advance(connection, mask)
-        elif late or not connection.framing.body_bytes:  # the first token's time is worth a look in any case
+        elif several or not connection.framing.body_bytes:  # the first token's time is worth a look in any case
             self._receive_apart(connection)
         else:
             self._receive(connection)
@@ -477,7 +482,8 @@ class Client:
 
     def _tick(self, now: int) -> None:
         self._next_tick_ns = now + TICK_NS
-        self._crowded = self._stamped and self._events > CROWDED
+        crowded = self._stamped and self._events > CROWDED
+        self._breath_ns = min(BREATH_NS, TICK_NS * GATHERED // self._events) if crowded else 0
         self._patience_ns = max(_SOON_NS, min(_LATE_NS, TICK_NS * len(self._active) * 3 // (4 * self._events + 1)))
         self._events = 0
         if now >= self._next_pair_ns:
