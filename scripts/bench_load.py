@@ -56,7 +56,7 @@ COLUMNS = {
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--streams", type=int, nargs="+", default=[64, 256, 512, 1024])
+    parser.add_argument("--streams", type=int, nargs="*", default=[64, 256, 512, 1024])
     parser.add_argument("--user", type=int, nargs="*", default=[1024], help="streams to measure in user space as well")
     parser.add_argument("--seconds", type=float, default=15.0, help="of each, the first two waves included")
     parser.add_argument("--ttft-ms", type=float, default=100.0)
