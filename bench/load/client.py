@@ -42,10 +42,13 @@ would share one stamp, while a request that is late shows itself as such. A thir
 by its stamp."""
 _SOON_NS, _LATE_NS = NS_PER_MS, 8 * NS_PER_MS
 """Bytes that may have waited for three quarters of the mean time between two reads of a connection, within these
-bounds, are looked at before they are read if this one was last read twice as long ago: they may be several events."""
+bounds, are looked at before they are read, if this one was last read more than that mean time ago (by a fifth): they
+may be several events."""
 _TURN = 32
 """After so many events it is looked whether a first token has come: where the loop is behind, those do not queue. They
 are stamped right where the read is the stamp, and where the kernel stamps they are not merged with what follows."""
+_LEADING = 2
+"""The first reads of a body that may hold the first token: a chunk with the role alone comes before it in a chat."""
 _APART = 2
 """So many chunks that wait may have stamps of their own; those after them the kernel has merged."""
 _RECEIVING = State.receiving
@@ -112,7 +115,7 @@ class Client:
         self._breaker = breaker
         self._on_tick = on_tick
         self._epoll, self._first = select.epoll(), select.epoll()
-        """The second one has the connections whose answer's body has not begun, and is itself watched by the first."""
+        """The second one has the connections whose first token is still to come, and is itself watched by the first."""
         self._epoll.register(self._first, EPOLLIN)
         self._timer = Timer()
         self._epoll.register(self._timer.fd, EPOLLIN)
@@ -209,14 +212,15 @@ class Client:
             if start or (self._first.fileno(), EPOLLIN) in turn:
                 first = self._first.poll(0)
                 most = max(most, len(first))
+                self._events += len(first)
                 self._handle(first, now, late_ns)
             self._handle(turn, now, late_ns)
         return most
 
     def _handle(self, events: list[tuple[int, int]], now: int, late_ns: int) -> None:
         """Events in their order; of what is read after `late_ns`, that which may be several chunks is read in parts."""
-        by_fd, record, stamped, doubtful_ns = self._by_fd, self._record, self._stamped, 2 * self._patience_ns
-        read_ns = now
+        by_fd, record, stamped, doubtful_ns = self._by_fd, self._record, self._stamped, self._patience_ns * 8 // 5
+        read_ns = max(now, record.read_ns)
         for descriptor, mask in events:
             connection = by_fd.get(descriptor)
             if connection is None:
@@ -261,7 +265,7 @@ class Client:
             return
         if connection.state is not _RECEIVING:
             self._advance(connection, mask)
-        elif several or not connection.framing.body_bytes:  # the first token's time is worth a look in any case
+        elif several or connection.body_reads < _LEADING:  # the first token's time is worth a look in any case
             self._receive_apart(connection)
         else:
             self._receive(connection)
@@ -333,6 +337,8 @@ class Client:
 
     def _left(self, connection: Connection, mask: int) -> int:
         """Record the stamps that a socket's error queue holds; what of `mask` is still to be handled."""
+        if not self._stamped:
+            return mask
         for stamp in transmit_stamps(connection.sock):
             self._record.mark(segments.LEFT, connection.slot, monotonic_ns(), stamp=stamp)
             mask &= ~EPOLLERR
@@ -415,12 +421,13 @@ class Client:
         if whole:
             received = connection.state == State.receiving
             self._end(connection, End.complete, connection.last_ns, reuse=received and connection.framing.keep_alive)
-        elif (connection.layered and connection.buffered()) or len(data) == USUAL_BYTES:
-            self._receive(connection)
-        else:
+            return
+        connection.body_reads += connection.framing.body_bytes > 0
+        if connection.body_reads >= _LEADING:
             connection.flow()
-            if connection.framing.body_bytes:
-                self._poll_by(self._epoll, connection)
+            self._poll_by(self._epoll, connection)
+        if connection.layered and connection.buffered():
+            self._receive(connection)
 
     # ---- ending an exchange
 

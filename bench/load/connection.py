@@ -42,6 +42,7 @@ class Connection:
     __slots__ = (
         "answered",
         "awaited",
+        "body_reads",
         "fd",
         "flowing",
         "framing",
@@ -88,6 +89,8 @@ class Connection:
         """An exchange has ended on it, and it was kept alive."""
         self.answered = False
         """At least one byte of the present exchange's answer has come."""
+        self.body_reads = 0
+        """How many reads gave something of its body, or followed one that did."""
 
     def begin(self, slot: int, outgoing: bytes, taken_ns: int, *, keep: bool = False) -> None:
         """Give the connection the exchange in `slot`; nothing is sent yet."""
@@ -99,6 +102,7 @@ class Connection:
         self.sent_ns = 0
         self.flowing = None
         self.answered = False
+        self.body_reads = 0
 
     def flow(self) -> None:
         """Note that whole chunks may be expected, if they may."""

@@ -1,4 +1,4 @@
-"""Reading a socket into the recording, with the time the bytes arrived.
+"""Reading a socket, with the time the bytes arrived.
 
 The kernel's stamps (SO_TIMESTAMPING, see Documentation/networking/timestamping.rst of Linux) are taken when a packet
 reaches the host, however late the read comes, and when a request is handed to the network device. Where they cannot be
@@ -6,7 +6,7 @@ had, the stamp of the read itself must do, and the client's own delay is in ever
 
 A read that spans several packets carries the stamp of the last. Packets that wait keep their own stamps until the
 kernel merges them, which it does not while their sender holds a copy for want of an acknowledgement (skb_try_coalesce
-in net/core/skbuff.c): on loopback, mostly, the two or three that came in the time of a late read. So what may have
+in net/core/skbuff.c): on loopback, mostly, the first two that came in the time of a late read. So what may have
 waited is looked at first and read packet by packet.
 """
 
@@ -33,7 +33,8 @@ Stream = socket.socket | TlsStream
 
 
 class Reader(Protocol):
-    """Reads what has arrived on a socket, stamps and records it."""
+    """Reads what has arrived on a socket, with its stamp. (In the middle of a body the client's loop reads for itself,
+    as `stamped` says.)"""
 
     name: str
     stamped: bool
@@ -107,6 +108,8 @@ def transmit_stamps(sock: Stream) -> Iterator[bytes]:
         try:
             _, ancillary, _, _ = sock.recvmsg(0, _ERROR_BYTES, socket.MSG_ERRQUEUE)
         except OSError:  # empty, or the socket is broken: the next read tells
+            return
+        if not ancillary:  # a socket that has no such queue
             return
         for level, kind, value in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPING):

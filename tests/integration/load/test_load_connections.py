@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import shutil
 import socket
 import ssl
@@ -25,7 +26,7 @@ from bench.load.config import ClosedConfig, EndpointConfig, LoadRunConfig, Synth
 from bench.load.connection import Dial
 from bench.load.run import run_scenario
 from bench.load.schedule import ClosedArrivals
-from bench.load.stamps import KernelReader
+from bench.load.stamps import KernelReader, UserReader
 from bench.load.target import Target
 from tests.support import require
 
@@ -248,3 +249,72 @@ def test_requests_of_any_size_arrive_whole_and_are_stamped(tmp_path: Path, size:
     ]
     assert sent[0] == segments.SENT
     assert left
+
+
+def test_a_head_that_comes_alone_does_not_hide_where_the_body_begins(tmp_path: Path) -> None:
+    """The connection leaves the ones that are looked at first once its first tokens have come."""
+    polled_first: list[int] = []
+
+    def answer(connection: socket.socket) -> socket.socket:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(6):
+            time.sleep(0.06)
+            connection.sendall(b"c\r\ndata: {...}\n\r\n")
+        connection.sendall(b"0\r\n\r\n")
+        return connection
+
+    record = segments.SegmentWriter(tmp_path, "w")
+    second = Deadlines(connect_ns=NS_PER_S, first_token_ns=9 * NS_PER_S, stall_ns=9 * NS_PER_S, total_ns=9 * NS_PER_S)
+    with socket.create_server(("127.0.0.1", 0)) as listener, serving(listener, answer):
+        client = Client(
+            dial=Dial(family=socket.AF_INET, address=listener.getsockname()),
+            reader=KernelReader(),
+            record=record,
+            deadlines=second,
+            request_bytes=lambda _: b"GET / HTTP/1.1\r\n\r\n",
+            breaker=3,
+            on_tick=lambda _: polled_first.extend(
+                connection.framing.body_bytes
+                for connection in client._active.values()
+                if connection.poller is client._first
+            ),
+        )
+        client.run(ClosedArrivals([0], 1, 0))
+        client.close()
+    record.close()
+    assert polled_first
+    assert max(polled_first) <= len(b"c\r\ndata: {...}\n\r\n")
+
+
+def test_an_early_refusal_over_a_unix_socket_ends(tmp_path: Path) -> None:
+    """The peer answers and closes without reading the request: its error is on a socket without an error queue."""
+
+    def refuse(connection: socket.socket) -> socket.socket:
+        select.select([connection], [], [])
+        connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        connection.close()
+        return connection
+
+    path = str(tmp_path / "s")
+    record = segments.SegmentWriter(tmp_path, "w")
+    second = Deadlines(connect_ns=NS_PER_S, first_token_ns=9 * NS_PER_S, stall_ns=9 * NS_PER_S, total_ns=9 * NS_PER_S)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        with serving(listener, refuse):
+            client = Client(
+                dial=Dial(family=socket.AF_UNIX, address=path),
+                reader=UserReader(),
+                record=record,
+                deadlines=second,
+                request_bytes=lambda _: b"GET / HTTP/1.1\r\n\r\n",
+                breaker=9,
+                on_tick=lambda _: time.sleep(0.1),  # so that the answer and the error are found together
+            )
+            client.run(ClosedArrivals(range(6), 1, 0))
+            client.close()
+    record.close()
+    endings = [payload for tag, *_, payload in segments.read_records(tmp_path, "w") if tag == segments.END]
+    assert len(endings) == 6
+    assert set(endings) <= {b"complete", b"reset"}
