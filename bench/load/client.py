@@ -42,8 +42,8 @@ would share one stamp, while a request that is late shows itself as such. A thir
 by its stamp."""
 _SOON_NS, _LATE_NS = NS_PER_MS, 8 * NS_PER_MS
 """Bytes that may have waited for three quarters of the mean time between two reads of a connection, within these
-bounds, are looked at before they are read, if this one was last read more than that mean time ago (by a fifth): they
-may be several events."""
+bounds, are looked at before they are read, if this one was last read twice as long ago: they may be several events.
+Sooner would cost a busy core what it needs to catch up."""
 _TURN = 32
 """After so many events it is looked whether a first token has come: where the loop is behind, those do not queue. They
 are stamped right where the read is the stamp, and where the kernel stamps they are not merged with what follows."""
@@ -208,7 +208,7 @@ class Client:
         """One round of events, looking now and then for first tokens; the most events that one poll told."""
         most = len(events)
         for start in range(0, len(events), _TURN):
-            turn = events[start : start + _TURN] if len(events) > _TURN else events
+            turn = events[start : start + _TURN]
             if start or (self._first.fileno(), EPOLLIN) in turn:
                 first = self._first.poll(0)
                 most = max(most, len(first))
@@ -219,7 +219,7 @@ class Client:
 
     def _handle(self, events: list[tuple[int, int]], now: int, late_ns: int) -> None:
         """Events in their order; of what is read after `late_ns`, that which may be several chunks is read in parts."""
-        by_fd, record, stamped, doubtful_ns = self._by_fd, self._record, self._stamped, self._patience_ns * 8 // 5
+        by_fd, record, stamped, doubtful_ns = self._by_fd, self._record, self._stamped, 2 * self._patience_ns
         read_ns = max(now, record.read_ns)
         for descriptor, mask in events:
             connection = by_fd.get(descriptor)
