@@ -43,7 +43,8 @@ by its stamp."""
 _SOON_NS, _LATE_NS = NS_PER_MS, 8 * NS_PER_MS
 """Bytes that may have waited for three quarters of the mean time between two reads of a connection, within these
 bounds, are looked at before they are read, if this one was last read twice as long ago: they may be several events.
-Sooner would cost a busy core what it needs to catch up."""
+Sooner would cost a busy core what it needs to catch up, and so would looking at all when it is `_SATURATED`."""
+_SATURATED = 0.85
 _TURN = 32
 """After so many events it is looked whether a first token has come: where the loop is behind, those do not queue. They
 are stamped right where the read is the stamp, and where the kernel stamps they are not merged with what follows."""
@@ -52,6 +53,9 @@ _LEADING = 2
 _APART = 2
 """So many chunks that wait may have stamps of their own; those after them the kernel has merged."""
 _RECEIVING = State.receiving
+_UNSTAMPED: list[tuple[int, int, bytes]] = []
+_Read = tuple[Connection, int, bytes, list[tuple[int, int, bytes]]]
+"""Of whom, when the read returned (CLOCK_MONOTONIC ns), what, and the kernel's messages that came with it."""
 ANSWER_LIMIT = 256 * 1024 * 1024
 """Bytes of one body; a server that floods would fill the disk. Looked at with the deadlines."""
 _CHECK_NS = NS_PER_S // 2
@@ -130,7 +134,12 @@ class Client:
         self._events = 0
         self._polled_ns = 0
         """When it was last told which connections have something to read."""
+        self._read_ns = 0
+        """When something was last read, or it was told that there is something to read."""
         self._patience_ns = _LATE_NS
+        self._idle_ns = self._ticked_ns = 0
+        self._load = 0.0
+        """The share of about the last second in which the loop did not wait for something to do."""
         self._launching_ns = LAUNCHING_NS if reader.stamped else LAUNCHING_NS // 30
         self._next_tick_ns = 0
         self._next_pair_ns = self._next_check_ns = 0
@@ -183,18 +192,21 @@ class Client:
             self._tick(now)
         if self._few and self._breath_ns and (due is None or due - now > 2 * self._breath_ns):
             sleep(self._breath_ns / NS_PER_S)
+            self._idle_ns += self._breath_ns
         overdue = due is not None and due <= now
         if not overdue:
             self._timer.arm(self._next_tick_ns if due is None else min(due, self._next_tick_ns))
         asked = monotonic_ns()
         events = self._epoll.poll(0 if overdue else -1)
-        woken = monotonic_ns()
+        self._read_ns = woken = monotonic_ns()
+        self._idle_ns += woken - asked
         # What is read now came after the last poll; after this one began, where it had to wait for the first.
         since_ns = asked if woken - asked > BREATH_NS else self._polled_ns
         self._polled_ns = woken
         self._events += len(events)
         self._few = len(events) < GATHERED
-        most = self._handle_in_turns(events, woken, since_ns + self._patience_ns if self._stamped else FAR_NS)
+        looking = self._stamped and self._load < _SATURATED
+        most = self._handle_in_turns(events, since_ns + self._patience_ns if looking else FAR_NS)
         if woken >= self._next_check_ns and most < _MOST_EVENTS:
             self._check_deadlines(woken)
         for connection in self._retired:
@@ -204,7 +216,7 @@ class Client:
         self.tally.busiest_ns = max(self.tally.busiest_ns, now - woken)
         return now
 
-    def _handle_in_turns(self, events: list[tuple[int, int]], now: int, late_ns: int) -> int:
+    def _handle_in_turns(self, events: list[tuple[int, int]], late_ns: int) -> int:
         """One round of events, looking now and then for first tokens; the most events that one poll told."""
         most = len(events)
         for start in range(0, len(events), _TURN):
@@ -213,14 +225,15 @@ class Client:
                 first = self._first.poll(0)
                 most = max(most, len(first))
                 self._events += len(first)
-                self._handle(first, now, late_ns)
-            self._handle(turn, now, late_ns)
+                self._handle(first, late_ns)
+            self._handle(turn, late_ns)
         return most
 
-    def _handle(self, events: list[tuple[int, int]], now: int, late_ns: int) -> None:
+    def _handle(self, events: list[tuple[int, int]], late_ns: int) -> None:
         """Events in their order; of what is read after `late_ns`, that which may be several chunks is read in parts."""
-        by_fd, record, stamped, doubtful_ns = self._by_fd, self._record, self._stamped, 2 * self._patience_ns
-        read_ns = max(now, record.read_ns)
+        by_fd, stamped, doubtful_ns = self._by_fd, self._stamped, 2 * self._patience_ns
+        read_ns = self._read_ns
+        reads: list[_Read] = []
         for descriptor, mask in events:
             connection = by_fd.get(descriptor)
             if connection is None:
@@ -230,27 +243,46 @@ class Client:
             several = read_ns > late_ns and read_ns - connection.last_ns > doubtful_ns
             if sock is None or mask != EPOLLIN or several:
                 self._handle_other(connection, mask, several=several)
-                read_ns = max(read_ns, record.read_ns)
+                read_ns = max(read_ns, self._read_ns)
                 continue
             # The hot path, for nearly every event of a run: without a call that is not needed.
             try:
                 if stamped:
                     data, ancillary, _, _ = sock.recvmsg(USUAL_BYTES, ANCILLARY_BYTES)
-                    stamp = ancillary[0][2][:STAMP_BYTES] if ancillary else NO_STAMP
                 else:
-                    data, stamp = sock.recv(USUAL_BYTES), NO_STAMP
+                    data, ancillary = sock.recv(USUAL_BYTES), _UNSTAMPED
             except BlockingIOError:
                 continue
             except OSError:
                 self._lost(connection)
                 continue
-            if data:
-                connection.last_ns = read_ns = record.data(connection.slot, stamp, data)
+            read_ns = monotonic_ns()
+            reads.append((connection, read_ns, data, ancillary))
+        self._read_ns = read_ns
+        if reads:
+            self._keep_reads(reads)
+
+    def _keep_reads(self, reads: list[_Read]) -> None:
+        """The other half of the hot path: record what was read, see that it is what was expected.
+
+        For a turn at once, as calls of the kernel drive this code from the processor's caches.
+        """
+        records: list[bytes] = []
+        unusual = []
+        for connection, read_ns, data, ancillary in reads:
             size = len(data)
+            if size:
+                connection.last_ns = read_ns
+                stamp = ancillary[0][2][:STAMP_BYTES] if ancillary else NO_STAMP
+                records += segments.pack_header(segments.DATA, connection.slot, read_ns, stamp, size), data
             if data.startswith(SIZE_LINES[size]) and data.endswith(b"\r\n"):
                 connection.framing.body_bytes += size
             else:
-                self._take(connection, data)
+                unusual.append((connection, data))
+        if records:
+            self._record.append(records)
+        for connection, data in unusual:
+            self._take(connection, data)
 
     def _handle_own(self, descriptor: int) -> None:
         """An event on what is no connection."""
@@ -397,7 +429,7 @@ class Client:
         if received is not None:
             data, stamp = received
             if data:
-                connection.last_ns = self._record.data(connection.slot, stamp, data)
+                self._read_ns = connection.last_ns = self._record.data(connection.slot, stamp, data)
             self._take(connection, data)
 
     def _take(self, connection: Connection, data: bytes) -> None:
@@ -489,6 +521,9 @@ class Client:
 
     def _tick(self, now: int) -> None:
         self._next_tick_ns = now + TICK_NS
+        busy = 1 - self._idle_ns / max(now - self._ticked_ns, TICK_NS)
+        self._load += (busy - self._load) * TICK_NS / NS_PER_S
+        self._ticked_ns, self._idle_ns = now, 0
         crowded = self._stamped and self._events > CROWDED
         self._breath_ns = min(BREATH_NS, TICK_NS * GATHERED // self._events) if crowded else 0
         self._patience_ns = max(_SOON_NS, min(_LATE_NS, TICK_NS * len(self._active) * 3 // (4 * self._events + 1)))

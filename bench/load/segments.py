@@ -24,7 +24,7 @@ from pathlib import Path
 from time import monotonic_ns
 
 HEADER = struct.Struct("<BIq16sI")
-HEADER_SIZE, pack_header = HEADER.size, HEADER.pack_into
+pack_header = HEADER.pack
 PAIR = struct.Struct("<qq")
 NO_STAMP = bytes(16)
 
@@ -41,8 +41,6 @@ class SegmentWriter:
         self._directory = directory
         self._stem = stem
         self._bytes = segment_bytes
-        self.read_ns = 0
-        """When the last read that was committed had returned, CLOCK_MONOTONIC."""
         self._full = segment_bytes - READ_BYTES - 2 * HEADER.size
         self._number = 0
         self._open()
@@ -61,27 +59,34 @@ class SegmentWriter:
     def make_room(self) -> None:
         """Begin the next segment when a largest read might not fit into this one."""
         if self.position > self._full:
-            self.close()
-            self._number += 1
-            self._open()
+            self._begin_next()
+
+    def _begin_next(self) -> None:
+        self.close()
+        self._number += 1
+        self._open()
 
     def close(self) -> None:
         self.map.close()
 
     def data(self, slot: int, stamp: bytes, payload: bytes) -> int:
         """Append what a read that has just returned gave; returns the time, CLOCK_MONOTONIC ns."""
-        self.read_ns = ns = monotonic_ns()
-        if self.position > self._full:
-            self.make_room()
-        position, length = self.position, len(payload)
-        start = position + HEADER_SIZE
-        self.position = end = start + length
-        self.map[start:end] = payload
-        pack_header(self.map, position, DATA, slot, ns, stamp, length)
+        ns = monotonic_ns()
+        self.mark(DATA, slot, ns, stamp=stamp, payload=payload)
         return ns
 
+    def append(self, parts: list[bytes]) -> None:
+        """Append whole records at once: headers, each followed by its payload; no more than a segment holds."""
+        records = b"".join(parts)
+        if len(records) > self._bytes - self.position:
+            self._begin_next()
+        start = self.position
+        self.position = end = start + len(records)
+        self.map[start + 1 : end] = records[1:]
+        self.map[start] = records[0]  # the first tag last: until then there is nothing
+
     def mark(self, tag: int, slot: int, ns: int, *, stamp: bytes = NO_STAMP, payload: bytes = b"") -> None:
-        """Append a record that is not a read; `payload` must be short."""
+        """Append one record; `payload` has at most READ_BYTES."""
         self.make_room()
         start = self.position + HEADER.size
         self.map[start : start + len(payload)] = payload

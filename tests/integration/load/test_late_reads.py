@@ -96,11 +96,11 @@ class PausingRecord(segments.SegmentWriter):
 
     reads = 0
 
-    def data(self, slot: int, stamp: bytes, payload: bytes) -> int:
-        self.reads += 1
-        if self.reads == STREAMS * TOKENS // 2:
+    def append(self, parts: list[bytes]) -> None:
+        before, self.reads = self.reads, self.reads + len(parts) // 2
+        if before < STREAMS * TOKENS // 2 <= self.reads:
             time.sleep(1.5)
-        return super().data(slot, stamp, payload)
+        super().append(parts)
 
 
 def test_a_pause_of_our_own_is_nobodys_stall(tmp_path: Path) -> None:
@@ -125,9 +125,9 @@ def test_a_pause_of_our_own_is_nobodys_stall(tmp_path: Path) -> None:
 class SlowRecord(segments.SegmentWriter):
     """Takes more time for every read than there is between two of them, so that the loop falls behind."""
 
-    def data(self, slot: int, stamp: bytes, payload: bytes) -> int:
-        time.sleep(0.0001)
-        return super().data(slot, stamp, payload)
+    def append(self, parts: list[bytes]) -> None:
+        time.sleep(0.0001 * len(parts) / 2)
+        super().append(parts)
 
 
 def test_first_tokens_do_not_queue_behind_others(tmp_path: Path) -> None:
