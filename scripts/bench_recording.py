@@ -25,7 +25,7 @@ from bench.load.digest import digest
 from bench.load.outcome import End
 from bench.load.prompts import Prompts
 from bench.load.record import Asked, write_result
-from bench.load.segments import CLOCK, DATA, END, HEADER, NO_STAMP, PAIR, SENT, START, SegmentWriter
+from bench.load.segments import CLOCK, DATA, END, NO_STAMP, PAIR, SENT, START, SegmentWriter
 from bench.load.spec import WorkerSpec
 
 _STEM = "worker0"
@@ -70,11 +70,7 @@ def record(folder: Path, requests: int, tokens: int, streams: int) -> None:
     stamp = PAIR.pack(0, 0)
 
     def read(slot: int, data: bytes) -> None:
-        writer.make_room()
-        start = writer.position + HEADER.size
-        writer.map[start : start + len(data)] = data
-        HEADER.pack_into(writer.map, writer.position, DATA, slot, now_ns + 20_000, stamp, len(data))
-        writer.position = start + len(data)
+        writer.mark(DATA, slot, now_ns + 20_000, stamp=stamp, payload=data)
 
     for first in range(0, requests, streams):
         slots = range(first, min(first + streams, requests))
@@ -88,6 +84,7 @@ def record(folder: Path, requests: int, tokens: int, streams: int) -> None:
             for slot in slots:
                 body = chunk(event(slot, _WORDS[(slot + token) % len(_WORDS)]))
                 read(slot, body if token else _HEAD + body)
+            writer.commit()
         for slot in slots:
             read(slot, last_read(slot, tokens))
             writer.mark(END, slot, now_ns + 50_000, payload=End.complete.value.encode())

@@ -257,6 +257,7 @@ def compare(name: str, options: argparse.Namespace, streams: int) -> list[str]:
 def row(name: str, streams: int, reported: Reported, true: TrueTimes, cpu_us: float | None) -> list[str]:
     first = DROPPED_WAVES * streams
     kept = true.among(np.sort(true.request[np.argsort(true.received_ns)][first:]))
+    delivered = true.busy_share(streams, first=int(kept.request.min()))
     true_gaps = np.diff(kept.events_ns, axis=1).ravel() / 1e6
     return [
         name,
@@ -265,7 +266,7 @@ def row(name: str, streams: int, reported: Reported, true: TrueTimes, cpu_us: fl
         str(reported.failed),
         *pair(reported.ttft_ms[first:], kept.ttft_ns / 1e6),
         *pair(reported.gap_ms, true_gaps),
-        f"{100 * true.busy_share(streams, first=int(kept.request.min())):.1f} %",
+        "-" if delivered is None else f"{100 * delivered:.1f} %",
         "-" if cpu_us is None else f"{cpu_us:.1f}",
     ]
 

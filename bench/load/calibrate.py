@@ -77,6 +77,7 @@ def row_of(summary: Mapping[str, Any], true: TrueTimes, slow: SlowTimes, streams
         "true_ttft_p99_ms": _quantile_ms(kept, 0.99),
         "coalesced_share": own["coalesced_reads_share"],
         "delivered_share": true.busy_share(streams, first=first),
+        "steady_delivered_share": true.busy_share(streams, first=first, slow=slow),
         "cpu_us_per_token": own["cpu_us_per_token"],
         "parse_cpu_us_per_token": own["parse_cpu_us_per_token"],
         "peak_rss_bytes": own["peak_rss_bytes"],

@@ -143,6 +143,8 @@ class Client:
         self._launching_ns = LAUNCHING_NS if reader.stamped else LAUNCHING_NS // 30
         self._next_tick_ns = 0
         self._next_pair_ns = self._next_check_ns = 0
+        self._unchecked: list[Connection] = []
+        """Whose deadlines are still to be looked at, of those that were active when looking began."""
         self._arrivals: Arrivals | None = None
         self._watched: dict[int, Callable[[], None]] = {}
 
@@ -167,16 +169,19 @@ class Client:
         if self._stopping or self.broken:
             arrivals.stop()
         now = monotonic_ns()
-        while True:
-            self._launch(now)
-            if self._stopping:
-                for connection in list(self._active.values()):
-                    self._end(connection, End.cancelled, monotonic_ns(), reuse=False)
-            if not self._active and arrivals.next_due_ns() is None:
-                break
-            now = self._round(now)
-        self._arrivals = None
-        self._sample_clock()
+        try:
+            while True:
+                self._launch(now)
+                if self._stopping:
+                    for connection in list(self._active.values()):
+                        self._end(connection, End.cancelled, monotonic_ns(), reuse=False)
+                if not self._active and arrivals.next_due_ns() is None:
+                    break
+                now = self._round(now)
+            self._arrivals = None
+            self._sample_clock()
+        finally:  # whatever went wrong
+            self._record.commit()
 
     def close(self) -> None:
         for connection in [*self._by_fd.values(), *self._retired]:
@@ -190,10 +195,10 @@ class Client:
         due = self._arrivals.next_due_ns() if self._arrivals is not None else None
         if now >= self._next_tick_ns:
             self._tick(now)
-        if self._few and self._breath_ns and (due is None or due - now > 2 * self._breath_ns):
+        overdue = bool(self._unchecked) or (due is not None and due <= now)
+        if self._few and self._breath_ns and not overdue and (due is None or due - now > 2 * self._breath_ns):
             sleep(self._breath_ns / NS_PER_S)
             self._idle_ns += self._breath_ns
-        overdue = due is not None and due <= now
         if not overdue:
             self._timer.arm(self._next_tick_ns if due is None else min(due, self._next_tick_ns))
         asked = monotonic_ns()
@@ -207,7 +212,7 @@ class Client:
         self._few = len(events) < GATHERED
         looking = self._stamped and self._load < _SATURATED
         most = self._handle_in_turns(events, since_ns + self._patience_ns if looking else FAR_NS)
-        if woken >= self._next_check_ns and most < _MOST_EVENTS:
+        if (self._unchecked or woken >= self._next_check_ns) and most < _MOST_EVENTS:
             self._check_deadlines(woken)
         for connection in self._retired:
             connection.close()
@@ -275,8 +280,9 @@ class Client:
                 connection.last_ns = read_ns
                 stamp = ancillary[0][2][:STAMP_BYTES] if ancillary else NO_STAMP
                 records += segments.pack_header(segments.DATA, connection.slot, read_ns, stamp, size), data
-            if data.startswith(SIZE_LINES[size]) and data.endswith(b"\r\n"):
-                connection.framing.body_bytes += size
+            framing = connection.framing
+            if framing.between and data.startswith(SIZE_LINES[size]) and data.endswith(b"\r\n"):
+                framing.body_bytes += size
             else:
                 unusual.append((connection, data))
         if records:
@@ -351,6 +357,8 @@ class Client:
         if self._stamped:  # on loopback the stamp is there by now, elsewhere epoll will tell
             for stamp in itertools.islice(transmit_stamps(connection.sock), 1):
                 self._record.mark(segments.LEFT, connection.slot, monotonic_ns(), stamp=stamp)
+        if everything and not self._stamped:
+            connection.flow()
         self._await(connection, EPOLLIN if everything else EPOLLIN | EPOLLOUT)
 
     def _await(self, connection: Connection, events: int) -> None:
@@ -455,8 +463,10 @@ class Client:
             self._end(connection, End.complete, connection.last_ns, reuse=received and connection.framing.keep_alive)
             return
         connection.body_reads += connection.framing.body_bytes > 0
-        if connection.body_reads >= _LEADING:
+        leading = connection.body_reads < _LEADING
+        if not self._stamped if leading else connection.framing.between:
             connection.flow()
+        if not leading:
             self._poll_by(self._epoll, connection)
         if connection.layered and connection.buffered():
             self._receive(connection)
@@ -528,6 +538,7 @@ class Client:
         self._breath_ns = min(BREATH_NS, TICK_NS * GATHERED // self._events) if crowded else 0
         self._patience_ns = max(_SOON_NS, min(_LATE_NS, TICK_NS * len(self._active) * 3 // (4 * self._events + 1)))
         self._events = 0
+        self._record.commit()
         if now >= self._next_pair_ns:
             self._sample_clock()
             self._next_pair_ns = now + NS_PER_S
@@ -536,12 +547,18 @@ class Client:
     def _check_deadlines(self, now: int) -> None:
         """End what is overdue at `now`, by which whatever had come is read: a pause of our own is nobody's stall.
 
-        Nothing can be overdue before the next check: what begins, or comes, until then has a whole deadline before it.
+        Some at a time, between two rounds. Nothing can be overdue before the next check: what begins, or comes, until
+        then has a whole deadline before it.
         """
-        deadlines = self._deadlines
-        shortest_ns = min(deadlines.connect_ns, deadlines.first_token_ns, deadlines.stall_ns, deadlines.total_ns)
-        self._next_check_ns = now + min(shortest_ns, _CHECK_NS)
-        for connection in list(self._active.values()):
+        if not self._unchecked:
+            deadlines = self._deadlines
+            shortest_ns = min(deadlines.connect_ns, deadlines.first_token_ns, deadlines.stall_ns, deadlines.total_ns)
+            self._next_check_ns = now + min(shortest_ns, _CHECK_NS)
+            self._unchecked = list(self._active.values())
+        some, self._unchecked = self._unchecked[:_TURN], self._unchecked[_TURN:]
+        for connection in some:
+            if self._active.get(connection.slot) is not connection:
+                continue
             at_ns, kind = self._deadline(connection)
             if now > at_ns:
                 self._end(connection, kind, max(now, connection.last_ns), reuse=False)

@@ -75,8 +75,7 @@ class Connection:
         self.slot = -1
         self.framing = Framing()
         self.flowing: socket.socket | None = None
-        """The socket itself where the next read will most likely give one whole chunk of an answer's body, which need
-        not be decrypted or kept."""
+        """The socket itself where the next read may be made without more ado."""
         self.kept: list[bytes] | None = None
         """The reads of the present answer, where it is to be understood during the run."""
         self.outgoing = memoryview(b"")
@@ -105,8 +104,8 @@ class Connection:
         self.body_reads = 0
 
     def flow(self) -> None:
-        """Note that whole chunks may be expected, if they may."""
-        if self.framing.between and self.kept is None and isinstance(self.sock, socket.socket):
+        """Note that the next read needs no care, unless it has to be decrypted or kept."""
+        if self.kept is None and isinstance(self.sock, socket.socket):
             self.flowing = self.sock
 
     def connect(self, dial: Dial) -> None:

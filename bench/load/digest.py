@@ -65,14 +65,15 @@ class _Digest:
 
     def _segment(self, content: bytes) -> None:
         unpack_from, header, answers, ns = _HEADER.unpack_from, _HEADER.size, self.open, self.last_ns
-        position, last, reads, unstamped = 0, len(content) - _HEADER.size, 0, 0
+        size = len(content)
+        position, last, reads, unstamped = 0, size - header, 0, 0
         while position <= last:
             tag, slot, at_ns, first, second, length = unpack_from(content, position)
-            if not tag:
-                break
-            ns = at_ns
             start = position + header
             position = start + length
+            if not tag or position > size:
+                break
+            ns = at_ns
             if tag == segments.DATA:
                 kernel_ns = first * 1_000_000_000 + second
                 reads += 1

@@ -1,6 +1,6 @@
 """How a run goes while it runs: a sample of its newest answers, parsed in the harness's process from the recordings.
 
-The workers' loops are not asked for anything: what they append to memory-mapped files can be read here as it grows.
+The workers' loops are not asked for anything: what they append to files can be read here as it grows.
 """
 
 from __future__ import annotations
@@ -71,37 +71,35 @@ class Follower:
     def records(self, limit: int) -> Iterator[tuple[int, int, int, int, int, bytes]]:
         """(tag, slot, ns, stamp's first and second number, payload) of what was recorded since the last call.
 
-        At most `limit`; when that does not reach the end, what is left before the newest segment is skipped. The last
-        record of a segment that still grows stays for the next call: only one with another behind it is surely whole.
+        At most `limit`; when that does not reach the end, what is left before the newest segment is skipped.
         """
         size = _HEADER.size
         while limit:
-            content = self._map or self._open(self._number)
+            finished = self._path(self._number + 1).exists()
+            content = self._look()
             if content is None:
                 return
-            finished = self._path(self._number + 1).exists()
             position, last = self._position, len(content) - size
             while limit and position <= last:
                 tag, slot, ns, first, second, length = _HEADER.unpack_from(content, position)
                 following = position + size + length
-                if not tag or following > len(content):
-                    break
-                if not finished and (following > last or not content[following]):
+                if following > len(content):  # it is just being written
                     break
                 limit -= 1
                 self._position = following
                 yield tag, slot, ns, first, second, content[position + size : following]
                 position = following
-            if not self._go_on(skip=not limit):
+            if not finished or not self._go_on(skip=not limit):
                 return
 
-    def _open(self, number: int) -> mmap.mmap | None:
+    def _look(self) -> mmap.mmap | None:
+        """The present segment as it is now."""
+        self.close()
         try:
-            with self._path(number).open("rb") as stream:
+            with self._path(self._number).open("rb") as stream:
                 self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError):  # not there yet, or not allocated yet
+        except (OSError, ValueError):  # not there yet, or empty
             return None
-        self._number, self._position = number, 0
         return self._map
 
     def _go_on(self, *, skip: bool) -> bool:
@@ -113,8 +111,8 @@ class Follower:
                 break
         if newest == self._number:
             return False
-        self.close()
-        return self._open(newest) is not None
+        self._number, self._position = newest, 0
+        return True
 
     def _path(self, number: int) -> Path:
         return self._directory / f"{self._stem}-{number:03d}.seg"

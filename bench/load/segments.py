@@ -1,4 +1,4 @@
-"""The recording: append-only, memory-mapped files of records. What is in them survives a kill of the process.
+"""The recording: append-only files of records. What has been committed survives a kill of the process.
 
 A record is a header of 33 bytes and a payload:
 
@@ -11,12 +11,13 @@ A record is a header of 33 bytes and a payload:
     CLOCK  ns = CLOCK_MONOTONIC of a sampled pair;  stamp = CLOCK_REALTIME ns i64, uncertainty ns i64
     LEFT   ns = when the stamp was fetched;         stamp = the kernel's struct timespec of handing bytes to the device
 
-Files are preallocated with zeros, and a header is written after its payload, so a tag of 0 is the end of what is whole.
+A record that a kill has cut off at the end of a file is not one; neither is a tag of 0, which files that were allocated
+beforehand have behind their records. Memory-mapped files would spare the calls of the kernel, but turning to the next
+one stops the loop for milliseconds, and a page costs a fault.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 from collections.abc import Iterator
@@ -32,42 +33,24 @@ START, SENT, DATA, END, CLOCK, LEFT = 1, 2, 3, 4, 5, 6
 
 READ_BYTES = 64 * 1024
 SEGMENT_BYTES = 8 * 1024 * 1024
+_MANY_PARTS = 256
 
 
 class SegmentWriter:
-    """Appends records to `{stem}-NNN.seg` in `directory`. Raises OSError (no space) when a segment cannot be had."""
+    """Appends records to `{stem}-NNN.seg` in `directory`. Raises OSError (no space) where they cannot be written."""
 
     def __init__(self, directory: Path, stem: str, *, segment_bytes: int = SEGMENT_BYTES) -> None:
         self._directory = directory
         self._stem = stem
         self._bytes = segment_bytes
-        self._full = segment_bytes - READ_BYTES - 2 * HEADER.size
         self._number = 0
+        self._pending: list[bytes] = []
         self._open()
 
     def _open(self) -> None:
         path = self._directory / f"{self._stem}-{self._number:03d}.seg"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
-        try:
-            # Without the allocation a full disk would be a SIGBUS at some later write.
-            os.posix_fallocate(descriptor, 0, self._bytes)
-            self.map = mmap.mmap(descriptor, self._bytes)
-        finally:
-            os.close(descriptor)
-        self.position = 0
-
-    def make_room(self) -> None:
-        """Begin the next segment when a largest read might not fit into this one."""
-        if self.position > self._full:
-            self._begin_next()
-
-    def _begin_next(self) -> None:
-        self.close()
-        self._number += 1
-        self._open()
-
-    def close(self) -> None:
-        self.map.close()
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        self._written = 0
 
     def data(self, slot: int, stamp: bytes, payload: bytes) -> int:
         """Append what a read that has just returned gave; returns the time, CLOCK_MONOTONIC ns."""
@@ -75,23 +58,36 @@ class SegmentWriter:
         self.mark(DATA, slot, ns, stamp=stamp, payload=payload)
         return ns
 
-    def append(self, parts: list[bytes]) -> None:
-        """Append whole records at once: headers, each followed by its payload; no more than a segment holds."""
-        records = b"".join(parts)
-        if len(records) > self._bytes - self.position:
-            self._begin_next()
-        start = self.position
-        self.position = end = start + len(records)
-        self.map[start + 1 : end] = records[1:]
-        self.map[start] = records[0]  # the first tag last: until then there is nothing
-
     def mark(self, tag: int, slot: int, ns: int, *, stamp: bytes = NO_STAMP, payload: bytes = b"") -> None:
-        """Append one record; `payload` has at most READ_BYTES."""
-        self.make_room()
-        start = self.position + HEADER.size
-        self.map[start : start + len(payload)] = payload
-        HEADER.pack_into(self.map, self.position, tag, slot, ns, stamp, len(payload))
-        self.position = start + len(payload)
+        """Append one record."""
+        self.append([pack_header(tag, slot, ns, stamp, len(payload)), payload])
+
+    def append(self, parts: list[bytes]) -> None:
+        """Append whole records at once: headers, each followed by its payload. Commits when there are many."""
+        self._pending += parts
+        if len(self._pending) > _MANY_PARTS:
+            self.commit()
+
+    def commit(self) -> None:
+        """Hand what was appended to the system; begin the next segment when this one is full."""
+        if not self._pending:
+            return
+        left = memoryview(b"".join(self._pending))
+        self._pending.clear()
+        self._written += len(left)
+        while left:
+            left = left[os.write(self._descriptor, left) :]
+        if self._written >= self._bytes:
+            os.close(self._descriptor)
+            self._number += 1
+            self._open()
+
+    def close(self) -> None:
+        """Commit, and write nothing more."""
+        try:
+            self.commit()
+        finally:
+            os.close(self._descriptor)
 
 
 Record = tuple[int, int, int, bytes, bytes]
@@ -112,8 +108,8 @@ def read_records(directory: Path, stem: str) -> Iterator[Record]:
         position, last = 0, len(content) - size
         while position <= last:
             tag, slot, ns, stamp, length = unpack_from(content, position)
-            if not tag:
-                break
             start = position + size
             position = start + length
+            if not tag or position > len(content):
+                break
             yield tag, slot, ns, stamp, content[start:position]

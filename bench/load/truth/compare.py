@@ -12,6 +12,7 @@ import numpy.typing as npt
 from bench.load.truth.pace import SlowTimes
 
 Ints = npt.NDArray[np.int64]
+_LOOK_NS = 100_000
 _EDGE_NS = 50_000_000
 """Left out at both ends of the window: streams that begin together end together, and one who is late is not idle."""
 
@@ -47,16 +48,20 @@ class TrueTimes:
         kept = np.isin(self.request, numbers)
         return TrueTimes(request=self.request[kept], received_ns=self.received_ns[kept], events_ns=self.events_ns[kept])
 
-    def busy_share(self, streams: int, *, first: int) -> float:
+    def busy_share(self, streams: int, *, first: int, slow: SlowTimes | None = None) -> float | None:
         """Delivered load as the server saw it: how many of `streams` were being served, on average, over `streams`.
 
-        From the receipt of request number `first` to the receipt of the last one; a client that sends its next request
-        at once after an answer has 1.
+        From the receipt of request number `first` to the receipt of the last one, looked at every 0.1 ms, the times in
+        `slow` left out; a client that sends its next request at once after an answer has 1. None: nothing is left.
         """
         begin = int(self.received_ns[self.request >= first].min()) + _EDGE_NS
         end = int(self.received_ns.max()) - _EDGE_NS
-        served = np.minimum(self.events_ns[:, -1], end) - np.maximum(self.received_ns, begin)
-        return float(np.maximum(served, 0).sum() / ((end - begin) * streams))
+        looks = np.arange(begin, end, _LOOK_NS)
+        if slow is not None:
+            looks = looks[slow.outside(looks)]
+        begun = np.searchsorted(np.sort(self.received_ns), looks, side="right")
+        ended = np.searchsorted(np.sort(self.events_ns[:, -1]), looks, side="right")
+        return float((begun - ended).mean() / streams) if len(looks) else None
 
 
 def errors_us(out: Path, true: TrueTimes, slow: SlowTimes) -> dict[str, float | None]:

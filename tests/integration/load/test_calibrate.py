@@ -15,6 +15,7 @@ from bench.load.command import run_load
 from bench.load.config import ClosedConfig, EndpointConfig, LoadRunConfig, SyntheticConfig
 from bench.load.truth.compare import TrueTimes
 from bench.load.truth.launch import LOG_DTYPE, TruthServer
+from bench.load.truth.pace import SlowTimes
 
 SMALL = ("ttft_ms=5", "itl_ms=2", "tokens=8", "seconds=0.6")
 
@@ -85,3 +86,9 @@ def test_the_log_tells_what_was_served() -> None:
     assert true.among(np.array([8])).events_ns.tolist() == [[2 * second, 3 * second]]
     assert true.busy_share(1, first=7) == pytest.approx(1.0)
     assert true.busy_share(2, first=7) == pytest.approx(0.5)
+    idle = TrueTimes.of(log_of({1: [0, 1, second], 2: [3 * second, 3 * second, 4 * second]}), 2)
+    assert idle.busy_share(1, first=1) == pytest.approx(0.95 / 2.9, abs=1e-3)
+    while_idle = SlowTimes(begin_ns=np.array([second]), end_ns=np.array([3 * second]), share=0.5)
+    assert idle.busy_share(1, first=1, slow=while_idle) == pytest.approx(1)
+    always = SlowTimes(begin_ns=np.array([0]), end_ns=np.array([9 * second]), share=1)
+    assert idle.busy_share(1, first=1, slow=always) is None

@@ -27,7 +27,6 @@ def test_latencies_around_a_step_are_in_user_time(tmp_path: Path, step_ns: int) 
     record = SegmentWriter(tmp_path, "w")
 
     def read(ns: int, data: bytes, offset: int) -> None:
-        record.make_room()
         record.mark(DATA, 0, ns + LATE, stamp=timespec(ns + offset), payload=data)
 
     for second in (1, 2):

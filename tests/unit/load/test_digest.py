@@ -15,7 +15,7 @@ from bench.load.columns import ERROR_KINDS, MISSING, Spool
 from bench.load.digest import digest
 from bench.load.outcome import End, ErrorKind, Status
 from bench.load.parquet import read_events, read_table, write_parquet
-from bench.load.segments import CLOCK, END, HEADER, NO_STAMP, PAIR, SENT, START, SegmentWriter
+from bench.load.segments import CLOCK, DATA, END, NO_STAMP, PAIR, SENT, START, SegmentWriter
 from bench.load.table import Table, make_events, make_table
 from tests.unit.load.timelines import request, tables
 
@@ -126,13 +126,9 @@ def record(folder: Path, requests: int, tokens: int) -> None:
         for number in range(tokens):
             ns += 10_000_000
             data = (HEAD if not number else b"") + chunk(text(f" w{number}"))
-            writer.make_room()
-            start = writer.position + HEADER.size
-            writer.map[start : start + len(data)] = data
             stamp = NO_STAMP if number % 3 == 2 else PAIR.pack(*divmod(ns - 1000 + OFFSET_NS, 1_000_000_000))
-            writer.position = start - HEADER.size
-            HEADER.pack_into(writer.map, writer.position, 3, slot, ns, stamp, len(data))
-            writer.position = start + len(data)
+            writer.mark(DATA, slot, ns, stamp=stamp, payload=data)
+            writer.commit()
         if slot + 1 < requests:
             writer.mark(END, slot, ns + 7, payload=ErrorKind.reset.value.encode())
     writer.mark(CLOCK, 0, ns, stamp=PAIR.pack(ns + OFFSET_NS, 100))

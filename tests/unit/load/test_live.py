@@ -30,8 +30,8 @@ class Recording:
         self.writer = segments.SegmentWriter(folder, "w", **options)
 
     def read(self, slot: int, ms: float, data: bytes) -> None:
-        self.writer.make_room()
         self.writer.mark(segments.DATA, slot, int(ms * MS), payload=data)
+        self.writer.commit()
 
     def answer(self, slot: int, start_ms: float, tokens: int = 3) -> None:
         self.writer.mark(segments.START, slot, int(start_ms * MS), stamp=segments.PAIR.pack(int(start_ms * MS), 0))
@@ -45,10 +45,7 @@ class Recording:
         if data:
             self.read(slot, ms, data)
         self.writer.mark(segments.END, slot, int(ms * MS), payload=end.encode())
-
-    def more(self) -> None:
-        """A record behind the last one."""
-        self.writer.mark(segments.CLOCK, 0, 1)
+        self.writer.commit()
 
 
 def test_newest_answers_give_the_figures_of_now(tmp_path: Path) -> None:
@@ -61,7 +58,6 @@ def test_newest_answers_give_the_figures_of_now(tmp_path: Path) -> None:
     recording.answer(0, 100)
     recording.answer(1, 150)
     recording.end(2, 360, "reset")
-    recording.more()
     sampler.renew()
     reading = sampler.reading
     assert (reading.answers, reading.ttft_p50_ms, reading.gap_p50_ms, reading.tokens_an_answer) == (2, 100, 10, 3)
@@ -74,20 +70,23 @@ def test_newest_answers_give_the_figures_of_now(tmp_path: Path) -> None:
 def test_a_record_that_is_being_written_waits(tmp_path: Path) -> None:
     recording = Recording(tmp_path)
     follower = Follower(tmp_path, "w")
-    recording.writer.mark(segments.START, 7, 1)
     assert list(follower.records(99)) == []
-    recording.more()
-    assert [found[:2] for found in follower.records(99)] == [(segments.START, 7)]
+    recording.end(7, 1, "complete")
+    (path,) = segments.segment_paths(tmp_path, "w")
+    whole = path.read_bytes()
+    for cut in (1, 8, 20):
+        path.write_bytes(whole[:-cut])
+        assert list(follower.records(99)) == []
+    path.write_bytes(whole)
+    assert [found[:2] for found in follower.records(99)] == [(segments.END, 7)]
     assert list(follower.records(99)) == []
     follower.close()
 
 
 def test_segments_are_followed_and_skipped_where_there_is_too_much(tmp_path: Path) -> None:
-    room = segments.READ_BYTES + 2 * segments.HEADER.size + 200
-    recording = Recording(tmp_path, segment_bytes=room)
+    recording = Recording(tmp_path, segment_bytes=6 * (segments.HEADER.size + 50))
     for slot in range(40):
         recording.read(slot, slot, b"x" * 50)
-    recording.more()
     follower = Follower(tmp_path, "w")
     whole = [found[1] for found in follower.records(1000)]
     assert whole == list(range(40))
@@ -109,7 +108,6 @@ def test_the_sample_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         recording.writer.mark(segments.START, slot, slot, stamp=segments.PAIR.pack(slot, 0))
     for _ in range(9):
         recording.read(0, 1, b"")
-    recording.more()
     sample = Sample(Follower(tmp_path, "w"))
     sample.take()
     assert set(sample._open) == {1}

@@ -1,20 +1,25 @@
-"""The recording survives whatever ends the process: what was written is read back, what was torn is left out."""
+"""The recording survives whatever ends the process: what was committed is read back, what was torn is left out."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from bench.load import segments
 
 
 def test_records_come_back_in_order_over_segments(tmp_path: Path) -> None:
-    writer = segments.SegmentWriter(tmp_path, "worker0", segment_bytes=2 * segments.READ_BYTES)
+    writer = segments.SegmentWriter(tmp_path, "worker0", segment_bytes=100_000)
     written = []
     for number in range(40):
         payload = bytes([number]) * (1000 * number)
         writer.data(number, segments.PAIR.pack(number, 5), payload)
+        header = segments.pack_header(segments.DATA, number, 6, segments.NO_STAMP, 3)
+        writer.append([header, b"abc", header, b"def"])
         writer.mark(segments.END, number, 77, payload=b"complete")
-        written.append((number, payload))
+        writer.commit()
+        written += [(number, payload), (number, b"abc"), (number, b"def")]
     # Not closed: as after a kill.
     records = list(segments.read_records(tmp_path, "worker0"))
     assert [(slot, payload) for tag, slot, _, _, payload in records if tag == segments.DATA] == written
@@ -23,25 +28,32 @@ def test_records_come_back_in_order_over_segments(tmp_path: Path) -> None:
     writer.close()
 
 
-def test_reads_appended_at_once_are_records_like_others(tmp_path: Path) -> None:
-    writer = segments.SegmentWriter(tmp_path, "worker0", segment_bytes=2 * segments.READ_BYTES)
-    written = [(number, bytes([number]) * 300) for number in range(250)] * 4
-    for first in range(0, len(written), 30):
-        parts: list[bytes] = []
-        for number, payload in written[first : first + 30]:
-            parts += segments.pack_header(segments.DATA, number, 9, segments.NO_STAMP, len(payload)), payload
-        writer.append(parts)
-        writer.mark(segments.CLOCK, 0, 1)
-    records = list(segments.read_records(tmp_path, "worker0"))
-    assert [(slot, payload) for tag, slot, _, _, payload in records if tag == segments.DATA] == written
-    assert len(list(tmp_path.glob("*.seg"))) >= 3
-    writer.close()
-
-
-def test_a_payload_without_its_header_does_not_exist(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cut", [1, 20, 33, 40])
+def test_a_torn_record_does_not_exist(tmp_path: Path, cut: int) -> None:
     writer = segments.SegmentWriter(tmp_path, "worker0")
     writer.mark(segments.START, 1, 2)
-    torn = writer.position + segments.HEADER.size
-    writer.map[torn : torn + 5] = b"hello"
-    assert [tag for tag, *_ in segments.read_records(tmp_path, "worker0")] == [segments.START]
+    writer.mark(segments.DATA, 1, 3, payload=b"whole")
+    writer.mark(segments.DATA, 1, 3, payload=b"12345678")
     writer.close()
+    (path,) = segments.segment_paths(tmp_path, "worker0")
+    path.write_bytes(path.read_bytes()[:-cut])
+    assert [payload for *_, payload in segments.read_records(tmp_path, "worker0")] == [b"", b"whole"]
+
+
+def test_a_full_disk_is_told_and_nothing_is_written_twice(tmp_path: Path) -> None:
+    writer = segments.SegmentWriter(tmp_path, "worker0")
+    (path,) = segments.segment_paths(tmp_path, "worker0")
+    writer.mark(segments.START, 1, 2)
+    writer.commit()
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no device that is always full")
+    with full.open("wb") as device:
+        descriptor, writer._descriptor = writer._descriptor, device.fileno()
+        writer.mark(segments.START, 2, 2)
+        with pytest.raises(OSError, match="No space"):
+            writer.commit()
+        writer._descriptor = descriptor
+    writer.close()
+    assert [slot for _, slot, *_ in segments.read_records(tmp_path, "worker0")] == [1]
+    assert path.stat().st_size == segments.HEADER.size
