@@ -44,7 +44,7 @@ _SOON_NS, _LATE_NS = NS_PER_MS, 8 * NS_PER_MS
 """Bytes that may have waited for three quarters of the mean time between two reads of a connection, within these
 bounds, are looked at before they are read, if this one was last read twice as long ago: they may be several events.
 Sooner would cost a busy core what it needs to catch up, and so would looking at all when it is `_SATURATED`."""
-_SATURATED = 0.85
+_SATURATED = 0.7
 _TURN = 32
 """After so many events it is looked whether a first token has come: where the loop is behind, those do not queue. They
 are stamped right where the read is the stamp, and where the kernel stamps they are not merged with what follows."""
