@@ -280,9 +280,8 @@ class Client:
                 connection.last_ns = read_ns
                 stamp = ancillary[0][2][:STAMP_BYTES] if ancillary else NO_STAMP
                 records += segments.pack_header(segments.DATA, connection.slot, read_ns, stamp, size), data
-            framing = connection.framing
-            if framing.between and data.startswith(SIZE_LINES[size]) and data.endswith(b"\r\n"):
-                framing.body_bytes += size
+            if connection.in_chunks and data.startswith(SIZE_LINES[size]) and data.endswith(b"\r\n"):
+                connection.framing.body_bytes += size
             else:
                 unusual.append((connection, data))
         if records:
@@ -464,7 +463,8 @@ class Client:
             return
         connection.body_reads += connection.framing.body_bytes > 0
         leading = connection.body_reads < _LEADING
-        if not self._stamped if leading else connection.framing.between:
+        connection.in_chunks = connection.framing.between and not leading
+        if connection.in_chunks or (leading and not self._stamped):
             connection.flow()
         if not leading:
             self._poll_by(self._epoll, connection)

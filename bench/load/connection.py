@@ -46,6 +46,7 @@ class Connection:
         "fd",
         "flowing",
         "framing",
+        "in_chunks",
         "kept",
         "last_ns",
         "layered",
@@ -76,6 +77,8 @@ class Connection:
         self.framing = Framing()
         self.flowing: socket.socket | None = None
         """The socket itself where the next read may be made without more ado."""
+        self.in_chunks = False
+        """That read will most likely give one whole chunk, in the middle of an answer."""
         self.kept: list[bytes] | None = None
         """The reads of the present answer, where it is to be understood during the run."""
         self.outgoing = memoryview(b"")
@@ -100,6 +103,7 @@ class Connection:
         self.taken_ns = self.last_ns = taken_ns
         self.sent_ns = 0
         self.flowing = None
+        self.in_chunks = False
         self.answered = False
         self.body_reads = 0
 
