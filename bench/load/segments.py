@@ -18,6 +18,7 @@ one stops the loop for milliseconds, and a page costs a fault.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Iterator
@@ -37,7 +38,10 @@ _MANY_PARTS = 256
 
 
 class SegmentWriter:
-    """Appends records to `{stem}-NNN.seg` in `directory`. Raises OSError (no space) where they cannot be written."""
+    """Appends records to `{stem}-NNN.seg` in `directory`.
+
+    Raises OSError (no space) where they cannot be written, or a segment is begun and a whole one has no room.
+    """
 
     def __init__(self, directory: Path, stem: str, *, segment_bytes: int = SEGMENT_BYTES) -> None:
         self._directory = directory
@@ -49,6 +53,10 @@ class SegmentWriter:
 
     def _open(self) -> None:
         path = self._directory / f"{self._stem}-{self._number:03d}.seg"
+        free = os.statvfs(self._directory)
+        if free.f_blocks and free.f_bavail * free.f_frsize < self._bytes:  # 0 blocks: the file system does not say
+            # What is left is for those who tell of it.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         self._written = 0
 
@@ -78,9 +86,9 @@ class SegmentWriter:
         while left:
             left = left[os.write(self._descriptor, left) :]
         if self._written >= self._bytes:
-            os.close(self._descriptor)
-            self._number += 1
+            full, self._number = self._descriptor, self._number + 1
             self._open()
+            os.close(full)
 
     def close(self) -> None:
         """Commit, and write nothing more."""

@@ -57,3 +57,9 @@ def test_a_full_disk_is_told_and_nothing_is_written_twice(tmp_path: Path) -> Non
     writer.close()
     assert [slot for _, slot, *_ in segments.read_records(tmp_path, "worker0")] == [1]
     assert path.stat().st_size == segments.HEADER.size
+
+
+def test_a_segment_for_which_there_is_no_room_is_not_begun(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space"):
+        segments.SegmentWriter(tmp_path, "worker0", segment_bytes=1 << 60)
+    assert list(tmp_path.iterdir()) == []
